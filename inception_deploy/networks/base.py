@@ -1,0 +1,175 @@
+"""What every network of the family shares: the module interface, its facts, checkpoint layouts."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal, Protocol, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from inception_deploy.preprocess import Preprocessing
+
+__all__ = [
+    "CheckpointLayout",
+    "ConvNormAct",
+    "Head",
+    "InceptionNetwork",
+    "NetworkBuilder",
+    "NetworkSpec",
+    "PretrainedWeights",
+    "scaled",
+]
+
+Head: TypeAlias = Literal["logits", "probabilities", "features"]
+KeyMap: TypeAlias = Callable[[str], str | None]
+
+
+def scaled(channels: int, width: float, minimum: int = 8) -> int:
+    """`channels` times the width multiplier, at least `minimum` (TF-slim's `depth_multiplier`).
+
+    A width of 1 leaves every count as published.
+    """
+    return max(int(channels * width), minimum) if width != 1.0 else channels
+
+
+class ConvNormAct(nn.Module):
+    """Convolution without bias → batch norm → ReLU, named `conv` and `bn` as in the checkpoints."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, int],
+        *,
+        stride: int = 1,
+        padding: int | tuple[int, int] = 0,
+        eps: float = 1e-3,
+    ) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(
+            in_channels, out_channels, kernel_size, stride=stride, padding=padding, bias=False
+        )
+        self.bn = nn.BatchNorm2d(out_channels, eps=eps)
+        self.relu = nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.relu(self.bn(self.conv(x)))
+        return out
+
+
+class InceptionNetwork(nn.Module, ABC):
+    """A classifier of the family.
+
+    `head` selects what `forward` returns: "logits" (N, num_classes), "probabilities"
+    (N, num_classes, softmax) or "features" (N, num_features, pooled). Auxiliary classifiers exist
+    for training only and are not part of `forward` in evaluation mode.
+    """
+
+    head: Head = "logits"
+    num_classes: int
+    num_features: int
+
+    @abstractmethod
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Images (N, 3, H, W), already preprocessed → pooled features (N, num_features)."""
+
+    @abstractmethod
+    def classify(self, features: Tensor) -> Tensor:
+        """Pooled features (N, num_features) → logits (N, num_classes)."""
+
+    @abstractmethod
+    def blocks(self) -> Iterator[tuple[str, nn.Module]]:
+        """The architecture's blocks in processing order: (dotted module name, module).
+
+        Each one's output is a tensor that parity can speak about (`Mixed_6c`, `repeat_1.4`, …).
+        """
+
+    def forward(self, x: Tensor) -> Tensor:
+        features = self.forward_features(x)
+        if self.head == "features":
+            return features
+        logits = self.classify(features)
+        return torch.softmax(logits, dim=1) if self.head == "probabilities" else logits
+
+
+class NetworkBuilder(Protocol):
+    """Builds a network with random weights; `width` 1.0 is the published one."""
+
+    def __call__(self, num_classes: int = 1000, width: float = 1.0) -> InceptionNetwork: ...
+
+
+@dataclass(frozen=True)
+class CheckpointLayout:
+    """One way in which the world names this network's tensors.
+
+    Args:
+        name: "torchvision", "timm", "cadene", …; printed when a checkpoint is recognised.
+        signature: keys that, all present, identify the layout (chosen to exclude its siblings).
+        rename: their key → our key; None drops the tensor (auxiliary heads, counters).
+        preprocessing: what weights of this layout expect unless a config says otherwise.
+        background_row: True where a 1001-row classifier carries "background" as row 0.
+    """
+
+    name: str
+    signature: frozenset[str]
+    rename: KeyMap
+    preprocessing: Preprocessing
+    background_row: bool = False
+
+
+@dataclass(frozen=True)
+class PretrainedWeights:
+    """Published weights on the hub: repository `repo` holds `model.safetensors` and `config.json`.
+
+    Args:
+        tag: timm's tag, e.g. "tv_in1k"; the first of a network's list is the default.
+        repo: e.g. "timm/inception_v3.tv_in1k".
+        top1: published ImageNet top-1 in percent, and where it was published.
+    """
+
+    tag: str
+    repo: str
+    top1: float
+    source: str
+
+
+@dataclass(frozen=True)
+class NetworkSpec:
+    """The facts of one network.
+
+    Args:
+        name: what the command line calls it.
+        title: what people call it.
+        paper: arXiv identifier.
+        build: builds the module.
+        min_size: smallest side of a square input that survives every stride and valid padding.
+        preprocessing: of the native input size; the default when weights bring none.
+        params: parameters without auxiliary heads, 1000 classes.
+        macs: multiply-adds of convolutions and linear layers, batch 1, native size, 1000 classes.
+        classifier: dotted name of the final linear layer.
+        layouts: recognised checkpoint layouts, most specific first.
+        pretrained: weights on the hub; empty where the network has none.
+    """
+
+    name: str
+    title: str
+    paper: str
+    build: NetworkBuilder
+    min_size: int
+    preprocessing: Preprocessing
+    params: int
+    macs: int
+    classifier: str
+    layouts: tuple[CheckpointLayout, ...]
+    pretrained: tuple[PretrainedWeights, ...] = ()
+
+    @property
+    def input_size(self) -> int:
+        """Side of the native square input, pixels."""
+        return self.preprocessing.size
+
+
+StateDict: TypeAlias = Mapping[str, Tensor]

@@ -1,0 +1,16 @@
+"""Shared set-up: torchvision's operators declared before anything imports it."""
+
+from __future__ import annotations
+
+import torch
+
+# torchvision's compiled operators belong to another torch build than a CPU one from the registry;
+# its Python import only needs their schemas to exist. Kept alive for the whole session.
+_TORCHVISION_OPS = torch.library.Library("torchvision", "FRAGMENT")
+for _name in ("nms", "qnms"):
+    if not hasattr(torch.ops.torchvision, _name):
+        _TORCHVISION_OPS.define(
+            f"{_name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+        )
+
+torch.set_num_threads(2)
