@@ -1,0 +1,141 @@
+"""The shape of an engine, and of a session that runs one graph on it."""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from inception_deploy.errors import BadInput
+
+__all__ = ["Array", "Availability", "Engine", "Session", "TensorSpec"]
+
+Array: TypeAlias = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Availability:
+    """Whether an engine works here.
+
+    Args:
+        version: of the vendor's library; None where it is missing.
+        devices: what it can run on, e.g. ("CPU", "CUDA").
+        remedy: the command that adds what is missing; None where nothing is.
+        detail: one line for `doctor`.
+    """
+
+    version: str | None
+    devices: tuple[str, ...] = ()
+    remedy: str | None = None
+    detail: str = ""
+
+    @property
+    def ok(self) -> bool:
+        return self.version is not None and self.remedy is None
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """Name, dtype and shape of an input or output; a free dimension is its name, a string."""
+
+    name: str
+    dtype: np.dtype[Any]
+    shape: tuple[int | str, ...]
+
+    def check(self, value: Array) -> None:
+        """Raises `BadInput` unless `value` has this dtype and fits this shape."""
+        if value.dtype != self.dtype:
+            raise BadInput(f"'{self.name}' must be {self.dtype}, not {value.dtype}; cast it first")
+        fits = value.ndim == len(self.shape) and all(
+            isinstance(want, str) or want == have
+            for want, have in zip(self.shape, value.shape, strict=True)
+        )
+        if not fits:
+            raise BadInput(
+                f"'{self.name}' must have shape {self._printed()}, not {tuple(value.shape)}"
+            )
+        if value.shape and value.shape[0] == 0:
+            raise BadInput(f"'{self.name}' holds no images: shape {tuple(value.shape)}")
+
+    def _printed(self) -> str:
+        return "(" + ", ".join(map(str, self.shape)) + ")"
+
+
+class Session(ABC):
+    """One graph, loaded and ready to run; a context manager that frees the engine at the end."""
+
+    name: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    load_seconds: float = 0.0
+
+    def __enter__(self) -> Self:
+        started = time.perf_counter()
+        self.load()
+        self.load_seconds = time.perf_counter() - started
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def infer(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """Run once. Raises `BadInput` for a missing, unknown, wrongly typed or shaped input."""
+        wanted = {spec.name: spec for spec in self.inputs}
+        if set(feeds) != set(wanted):
+            raise BadInput(f"inputs must be {sorted(wanted)}, not {sorted(feeds)}")
+        for name, value in feeds.items():
+            wanted[name].check(value)
+        return self.infer_impl(feeds)
+
+    def run(self, images: Array) -> Array:
+        """The common case: the single input in, the single output out."""
+        return self.infer({self.inputs[0].name: images})[self.outputs[0].name]
+
+    @abstractmethod
+    def load(self) -> None:
+        """Load the graph and fill in `inputs` and `outputs`."""
+
+    @abstractmethod
+    def infer_impl(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """Run once on validated inputs."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Free what `load` took."""
+
+
+class Engine(ABC):
+    """Runs graphs; importing its vendor's library waits until it is asked for."""
+
+    name: str
+    """As asked for with --target: "onnxruntime"."""
+
+    @abstractmethod
+    def availability(self) -> Availability:
+        """Whether it works here; never raises for a missing library."""
+
+    @abstractmethod
+    def session(
+        self, model: Path | bytes, *, threads: int | None = None, optimise: bool = True
+    ) -> Session:
+        """A session for an ONNX file or its bytes, to be entered with `with`.
+
+        Args:
+            threads: intra-op threads; None leaves the choice to the engine.
+            optimise: False runs the graph as written, node by node (for parity of intermediates).
+
+        Raises:
+            MissingDependency: the vendor's library is not installed.
+        """

@@ -1,0 +1,59 @@
+"""The shape of a rewrite: find a place, say whether it is exact there, rewrite it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import onnx
+import onnx_graphsurgeon as gs
+
+__all__ = ["Example", "Fusion"]
+
+
+@dataclass(frozen=True)
+class Example:
+    """A small graph on which a fusion must act, or must refuse.
+
+    Args:
+        name: shown as the test's name.
+        build: makes the graph; one input `input`, outputs as the case needs.
+        applied: how many places must be rewritten.
+        refused: text that the reason of the (single kind of) refusal must contain; None where
+            nothing may be refused.
+    """
+
+    name: str
+    build: Callable[[], onnx.ModelProto]
+    applied: int
+    refused: str | None = None
+
+
+class Fusion(ABC):
+    """An exact rewrite. Its module's docstring holds the algebra.
+
+    A fusion is stateless: a match is the anchor node, and everything else is found from it again.
+    """
+
+    name: str
+    """As recorded in the bundle: "conv_bn"."""
+
+    bound: float
+    """Largest allowed max |output − golden| / golden.scale after all its applications: float32
+    rounding of re-associated products, not an approximation."""
+
+    examples: tuple[Example, ...]
+    """Positive and negative cases, run by the contract test."""
+
+    @abstractmethod
+    def match(self, graph: gs.Graph) -> Iterator[gs.Node]:
+        """Anchor nodes of every place that looks like the pattern, in graph order."""
+
+    @abstractmethod
+    def check(self, graph: gs.Graph, anchor: gs.Node) -> str | None:
+        """Why the rewrite would not be exact at `anchor`; None where it is."""
+
+    @abstractmethod
+    def rewrite(self, graph: gs.Graph, anchor: gs.Node) -> str:
+        """Rewrite at `anchor`, where `check` returned None; returns a detail for the record."""
