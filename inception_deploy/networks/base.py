@@ -20,6 +20,8 @@ __all__ = [
     "NetworkBuilder",
     "NetworkSpec",
     "PretrainedWeights",
+    "StateDict",
+    "output_channels",
     "scaled",
 ]
 
@@ -33,6 +35,15 @@ def scaled(channels: int, width: float, minimum: int = 8) -> int:
     A width of 1 leaves every count as published.
     """
     return max(int(channels * width), minimum) if width != 1.0 else channels
+
+
+def output_channels(*branches: nn.Module) -> int:
+    """Channels of the branches' concatenation: those of each one's last convolution, summed.
+
+    A branch without convolutions (a pool) passes its input through; add that count yourself.
+    """
+    convolutions = ([m for m in b.modules() if isinstance(m, nn.Conv2d)] for b in branches)
+    return sum(found[-1].out_channels for found in convolutions)
 
 
 class ConvNormAct(nn.Module):
@@ -58,6 +69,11 @@ class ConvNormAct(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.relu(self.bn(self.conv(x)))
         return out
+
+    @property
+    def out_channels(self) -> int:
+        """Channels of the output."""
+        return self.conv.out_channels
 
 
 class InceptionNetwork(nn.Module, ABC):
@@ -86,6 +102,22 @@ class InceptionNetwork(nn.Module, ABC):
 
         Each one's output is a tensor that parity can speak about (`Mixed_6c`, `repeat_1.4`, …).
         """
+
+    def reset_parameters(self) -> None:
+        """Draw fresh weights from torch's global generator; every constructor ends here.
+
+        Convolutions: He normal over the fan-in (arXiv 1502.01852, eq. 10), zero bias. Batch norm:
+        the identity. Linear: normal with standard deviation 0.01, zero bias.
+        """
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_in", nonlinearity="relu")
+            elif isinstance(module, nn.BatchNorm2d):
+                module.reset_parameters()
+            elif isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, std=0.01)
+            if isinstance(module, (nn.Conv2d, nn.Linear)) and module.bias is not None:
+                nn.init.zeros_(module.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         features = self.forward_features(x)
