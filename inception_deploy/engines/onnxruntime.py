@@ -1,0 +1,206 @@
+"""ONNX Runtime: the CPU everywhere, CUDA where its provider is present and works."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import io
+import re
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from inception_deploy.engines.base import Array, Availability, Engine, Session, TensorSpec
+from inception_deploy.errors import BadInput, MissingDependency, StageError
+
+__all__ = ["ENGINES", "OnnxRuntime", "OnnxRuntimeSession"]
+
+_REMEDY = "pip install onnxruntime"
+_SILENT = 4  # ONNX Runtime's "fatal": everything below arrives as an exception, not on the terminal
+
+_DTYPES: Mapping[str, np.dtype[Any]] = {
+    "tensor(float)": np.dtype(np.float32),
+    "tensor(float16)": np.dtype(np.float16),
+    "tensor(double)": np.dtype(np.float64),
+    "tensor(uint8)": np.dtype(np.uint8),
+    "tensor(int8)": np.dtype(np.int8),
+    "tensor(int32)": np.dtype(np.int32),
+    "tensor(int64)": np.dtype(np.int64),
+    "tensor(bool)": np.dtype(np.bool_),
+}
+
+# TF32 would round convolution inputs to 10 bits and pass it off as FP32. The exhaustive algorithm
+# search times kernels, so two loads of one graph could differ; the heuristic one is a table.
+_CUDA_OPTIONS: Mapping[str, str] = {
+    "use_tf32": "0",
+    "cudnn_conv_algo_search": "HEURISTIC",
+    "arena_extend_strategy": "kSameAsRequested",
+}
+
+
+class OnnxRuntimeSession(Session):
+    """A graph loaded into ONNX Runtime; `device` says where it runs once it is open."""
+
+    name = "onnxruntime"
+    device = ""
+
+    def __init__(self, model: Path | bytes, *, threads: int | None, optimise: bool) -> None:
+        self._model = model
+        self._threads = threads
+        self._optimise = optimise
+        self._session: Any = None
+
+    def load(self) -> None:
+        """Load the graph.
+
+        Raises:
+            MissingDependency: ONNX Runtime is not installed.
+            BadInput: the file is missing or is no ONNX model.
+            StageError: ONNX Runtime refuses the graph.
+        """
+        ort = _library()
+        where = "the graph" if isinstance(self._model, bytes) else str(self._model)
+        if isinstance(self._model, Path) and not self._model.is_file():
+            raise BadInput(f"{where} is not a file; give the path of an ONNX model")
+        if not self._model:
+            raise BadInput(f"{where} is empty; export it again")
+
+        options = ort.SessionOptions()
+        options.log_severity_level = _SILENT
+        options.use_deterministic_compute = True
+        options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+        options.inter_op_num_threads = 1
+        options.intra_op_num_threads = self._threads or 0
+        # idle workers of one session would otherwise spin on the cores the next one needs
+        options.add_session_config_entry("session.force_spinning_stop", "1")
+        levels = ort.GraphOptimizationLevel
+        options.graph_optimization_level = (
+            levels.ORT_ENABLE_ALL if self._optimise else levels.ORT_DISABLE_ALL
+        )
+        cuda = not _cuda_problem()
+        providers: list[Any] = ["CPUExecutionProvider"]
+        if cuda:
+            providers.insert(0, ("CUDAExecutionProvider", dict(_CUDA_OPTIONS)))
+        source = self._model if isinstance(self._model, bytes) else str(self._model)
+        errors = ort.capi.onnxruntime_pybind11_state
+        try:
+            session = ort.InferenceSession(
+                source, options, providers=providers, enable_fallback=False
+            )
+        except (errors.InvalidProtobuf, errors.NoSuchFile) as error:
+            raise BadInput(
+                f"{where} is not an ONNX model ({_reason(error)}); export it again"
+            ) from error
+        except Exception as error:
+            raise StageError(f"ONNX Runtime refuses {where}: {_reason(error)}") from error
+        self._session = session
+        self.device = "CUDA" if cuda else "CPU"
+        self.inputs = tuple(_spec(argument) for argument in session.get_inputs())
+        self.outputs = tuple(_spec(argument) for argument in session.get_outputs())
+
+    def infer_impl(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        names = [spec.name for spec in self.outputs]
+        try:
+            values = self._session.run(names, dict(feeds))
+        except Exception as error:
+            raise StageError(f"ONNX Runtime failed while running: {_reason(error)}") from error
+        return dict(zip(names, values, strict=True))
+
+    def close(self) -> None:
+        """Free the graph, its arena and its threads."""
+        self._session = None
+
+
+class OnnxRuntime(Engine):
+    """Microsoft's ONNX Runtime."""
+
+    name = "onnxruntime"
+
+    def availability(self) -> Availability:
+        try:
+            ort = _library()
+        except MissingDependency as missing:
+            return Availability(version=None, remedy=_REMEDY, detail=str(missing))
+        problem = _cuda_problem()
+        return Availability(
+            version=ort.__version__,
+            devices=("CPU",) if problem else ("CPU", "CUDA"),
+            detail=f"CPU only: {problem}" if problem else "CPU and CUDA",
+        )
+
+    def session(
+        self, model: Path | bytes, *, threads: int | None = None, optimise: bool = True
+    ) -> OnnxRuntimeSession:
+        _library()
+        return OnnxRuntimeSession(model, threads=threads, optimise=optimise)
+
+
+def _library() -> Any:
+    """The vendor's module, made quiet. Raises `MissingDependency` where it is not installed."""
+    try:
+        ort = importlib.import_module("onnxruntime")
+    except ImportError as error:
+        raise MissingDependency(f"ONNX Runtime cannot be imported; run: {_REMEDY}") from error
+    ort.set_default_logger_severity(_SILENT)
+    return ort
+
+
+@cache
+def _cuda_problem() -> str | None:
+    """Why CUDA cannot be used here; None where it can.
+
+    The provider being listed says only that this build has it: without a driver, cuDNN or a GPU,
+    ONNX Runtime falls back to the CPU. So a one-node graph is loaded, and asked where it went.
+    """
+    ort = _library()
+    if "CUDAExecutionProvider" not in ort.get_available_providers():
+        return "this build has no CUDA provider (pip install onnxruntime-gpu)"
+    options = ort.SessionOptions()
+    options.log_severity_level = _SILENT
+    with contextlib.redirect_stdout(io.StringIO()):  # both report their failures by print
+        if hasattr(ort, "preload_dlls"):
+            ort.preload_dlls()
+        try:
+            session = ort.InferenceSession(
+                _probe(), options, providers=["CUDAExecutionProvider"], enable_fallback=False
+            )
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is the answer
+            return _reason(error)
+    if "CUDAExecutionProvider" not in session.get_providers():
+        return "the CUDA provider does not load (driver, CUDA or cuDNN library missing)"
+    return None
+
+
+def _probe() -> bytes:
+    value = onnx.helper.make_tensor_value_info
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("Relu", ["x"], ["y"])],
+        "probe",
+        [value("x", onnx.TensorProto.FLOAT, [1])],
+        [value("y", onnx.TensorProto.FLOAT, [1])],
+    )
+    opset = [onnx.helper.make_opsetid("", 13)]
+    model = onnx.helper.make_model(graph, opset_imports=opset, ir_version=8)
+    return bytes(model.SerializeToString())
+
+
+def _spec(argument: Any) -> TensorSpec:
+    if argument.type not in _DTYPES:
+        raise StageError(f"'{argument.name}' is a {argument.type}, which has no NumPy counterpart")
+    shape = tuple(d if isinstance(d, int) else d or "?" for d in argument.shape)
+    return TensorSpec(argument.name, _DTYPES[argument.type], shape)
+
+
+def _reason(error: Exception) -> str:
+    """One line of what ONNX Runtime says: without its prefix, source paths and stack."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = " ".join(lines[:2]) if lines else type(error).__name__
+    text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text)
+    return re.sub(r"/\S+\.(?:h|cc|cu|cuh|hpp):\d+ .*?\)(?: const)? ", "", text)[:300]
+
+
+ENGINES = (OnnxRuntime(),)
