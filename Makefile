@@ -1,0 +1,53 @@
+# Everything runs in a virtual environment of its own; the targets create it when it is missing.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: help demo install dev test test-full test-gpu lint train clean
+
+help:
+	@echo "make demo       export the embedded network to FP16, verify it, classify images"
+	@echo "make test       the test suite              make test-full  the native-size matrix too"
+	@echo "make lint       ruff and mypy --strict      make test-gpu   tests that need a GPU"
+	@echo "make train      retrain the embedded reference networks (see docs/embedded.md)"
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) --editable .
+	@touch $@
+
+$(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) --editable ".[dev]"
+	@touch $@ $(VENV)/.installed
+
+install: $(VENV)/.installed
+dev: $(VENV)/.installed-dev
+
+demo: install
+	$(BIN)/inception-deploy export --fp16 -o build/demo --force
+	$(BIN)/python -m inception_deploy.shapes build/images --count 6 --seed 7
+	$(BIN)/inception-deploy predict build/demo build/images
+
+test: dev
+	$(BIN)/python -m pytest -q -m "not device and not full"
+
+test-full: dev
+	$(BIN)/python -m pytest -q -m "not device"
+
+test-gpu:
+	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m pytest -q -m device
+
+lint: dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+train: dev
+	$(BIN)/python -m benchmarks.train_embedded googlenet
+	$(BIN)/python -m benchmarks.train_embedded inception_resnet_v2
+
+clean:
+	rm -rf build dist $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,162 @@
+"""What is asked for, in one frozen object that can be written down and replayed."""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Literal, Self, TypeAlias, get_args
+
+import tomli_w
+
+from inception_deploy.errors import RecipeError
+
+__all__ = ["BatchProfile", "Head", "PrecisionName", "Recipe", "TargetName"]
+
+Head: TypeAlias = Literal["logits", "probabilities", "features"]
+PrecisionName: TypeAlias = Literal["fp32", "fp16"]
+TargetName: TypeAlias = Literal["onnxruntime"]
+
+
+@dataclass(frozen=True)
+class BatchProfile:
+    """Smallest, most frequent and largest batch that will be served."""
+
+    minimum: int = 1
+    optimum: int = 1
+    maximum: int = 8
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.minimum <= self.optimum <= self.maximum:
+            raise RecipeError(f"batch must be MIN:OPT:MAX with 1 <= MIN <= OPT <= MAX, not {self}")
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """From "1:8:32", or "8" for one fixed size. Raises `RecipeError`."""
+        parts = text.split(":")
+        if len(parts) not in (1, 3) or not all(p.isdecimal() for p in parts):
+            raise RecipeError(f"batch must be MIN:OPT:MAX, e.g. 1:8:32, not '{text}'")
+        sizes = [int(p) for p in parts]
+        return cls(*sizes) if len(sizes) == 3 else cls(sizes[0], sizes[0], sizes[0])
+
+    def __str__(self) -> str:
+        return f"{self.minimum}:{self.optimum}:{self.maximum}"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything `deploy` needs to know; two runs of one recipe give the same graph.
+
+    Args:
+        network: a registered name; None takes the embedded reference.
+        weights: "embedded", "pretrained[:TAG]", "random[:SEED]" or a path; None means "embedded"
+            without a network and "pretrained" with one.
+        num_classes: expected size of the classifier; None takes the checkpoint's.
+        image_size, mean, std, crop_pct, interpolation: override the checkpoint's preprocessing;
+            mean and std are RGB for pixels in 0–1.
+        head: what the graph returns.
+        precision: of weights and activations.
+        target: the engine the graph is made for.
+        batch: sizes that will be served; throughput is measured at the optimum and the maximum.
+        calibration: images to take ranges from; None takes `data`'s.
+        calibration_size: how many of them.
+        data: labelled images for parity; None takes the weights' own data set where they have one,
+            else seeded noise.
+        data_size: how many images of it are compared.
+        max_drop: largest allowed loss of top-1, in points; None asks for no verdict.
+        opset: of the exported graph.
+        seed: of every sampling.
+        skip_bad_images: leave out unreadable images (they are counted and named).
+        seconds: of measurement per engine and batch size; 0 measures no throughput.
+    """
+
+    network: str | None = None
+    weights: str | None = None
+    num_classes: int | None = None
+    image_size: int | None = None
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
+    crop_pct: float | None = None
+    interpolation: str | None = None
+    head: Head = "logits"
+    precision: PrecisionName = "fp32"
+    target: TargetName = "onnxruntime"
+    batch: BatchProfile = BatchProfile()
+    calibration: str | None = None
+    calibration_size: int = 256
+    data: str | None = None
+    data_size: int = 1000
+    max_drop: float | None = None
+    opset: int = 20
+    seed: int = 0
+    skip_bad_images: bool = False
+    seconds: float = 2.0
+
+    def __post_init__(self) -> None:
+        for name, choices in (
+            ("head", get_args(Head)),
+            ("precision", get_args(PrecisionName)),
+            ("target", get_args(TargetName)),
+        ):
+            if getattr(self, name) not in choices:
+                raise RecipeError(
+                    f"{name} must be one of {', '.join(choices)}, not '{getattr(self, name)}'"
+                )
+        for name in ("num_classes", "image_size", "calibration_size", "data_size"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise RecipeError(f"{name} must be at least 1, not {value}")
+        if self.max_drop is not None and not 0 <= self.max_drop <= 100:
+            raise RecipeError(f"max_drop must be 0 to 100 points, not {self.max_drop}")
+        if self.max_drop is not None and self.head == "features":
+            raise RecipeError("max_drop compares classes; it cannot be asked of --head features")
+        if self.seconds < 0:
+            raise RecipeError(f"seconds must not be negative, not {self.seconds}")
+
+    @property
+    def weights_source(self) -> str:
+        """`weights` with its default filled in."""
+        if self.weights is not None:
+            return self.weights
+        return "embedded" if self.network is None else "pretrained"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values without the unset ones; `from_dict` is the inverse."""
+        values = {k: v for k, v in asdict(self).items() if v is not None}
+        values["batch"] = str(self.batch)
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """The inverse of `to_dict`. Raises `RecipeError` naming an unknown field or a bad value."""
+        known = {f.name for f in fields(cls)}
+        unknown = sorted(set(values) - known)
+        if unknown:
+            raise RecipeError(f"unknown recipe field '{unknown[0]}'; known: {sorted(known)}")
+        values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        if "batch" in values:
+            values["batch"] = BatchProfile.parse(str(values["batch"]))
+        try:
+            return cls(**values)
+        except TypeError as error:
+            raise RecipeError(f"a recipe field has a value of the wrong type: {error}") from error
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """From a TOML file. Raises `RecipeError` with the file's name and line."""
+        try:
+            with path.open("rb") as file:
+                values = tomllib.load(file)
+        except OSError as error:
+            raise RecipeError(f"cannot read recipe {path}: {error.strerror}") from error
+        except tomllib.TOMLDecodeError as error:
+            raise RecipeError(f"recipe {path} is not valid TOML: {error}") from error
+        return cls.from_dict(values)
+
+    def save(self, path: Path) -> None:
+        """Write as TOML."""
+        path.write_text(tomli_w.dumps(self.to_dict()), encoding="utf-8")
+
+    def but(self, **changes: Any) -> Self:
+        """A recipe with some fields changed."""
+        return replace(self, **changes)
