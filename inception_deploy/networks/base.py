@@ -21,6 +21,7 @@ __all__ = [
     "NetworkSpec",
     "PretrainedWeights",
     "StateDict",
+    "calibrate_batch_norm",
     "output_channels",
     "scaled",
 ]
@@ -131,6 +132,34 @@ class NetworkBuilder(Protocol):
     """Builds a network with random weights; `width` 1.0 is the published one."""
 
     def __call__(self, num_classes: int = 1000, width: float = 1.0) -> InceptionNetwork: ...
+
+
+@torch.no_grad()
+def calibrate_batch_norm(module: nn.Module, images: Tensor) -> None:
+    """Set every batch norm's running statistics to those of one batch, in place.
+
+    Random weights with the initial statistics (mean 0, variance 1) let activations drift over the
+    depth of a network; afterwards each normalised channel has mean 0 and variance 1 on `images`
+    (N, 3, H, W), so that half precision and parity have something realistic to work on. One pass in
+    evaluation mode; the module's mode is as before on return.
+    """
+
+    def measure(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        assert isinstance(norm, nn.BatchNorm2d)
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
+        norm.running_mean.copy_(inputs[0].mean((0, 2, 3)))
+        norm.running_var.copy_(inputs[0].var((0, 2, 3), correction=0))
+
+    norms = [layer for layer in module.modules() if isinstance(layer, nn.BatchNorm2d)]
+    hooks = [norm.register_forward_pre_hook(measure) for norm in norms]
+    was_training = module.training
+    try:
+        module.eval()(images)
+    finally:
+        module.train(was_training)
+        for hook in hooks:
+            hook.remove()
 
 
 @dataclass(frozen=True)
