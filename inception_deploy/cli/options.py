@@ -37,7 +37,7 @@ def with_terminal(command: Callable[..., R]) -> Callable[..., R]:
     return wrapped
 
 
-def data_options(default_size: int) -> Callable[[Callable[..., R]], Callable[..., R]]:
+def data_options(default_size: int | None) -> Callable[[Callable[..., R]], Callable[..., R]]:
     """Adds --data, --data-size and --skip-bad-images."""
 
     def decorate(command: Callable[..., R]) -> Callable[..., R]:
@@ -45,13 +45,14 @@ def data_options(default_size: int) -> Callable[[Callable[..., R]], Callable[...
             click.option(
                 "--skip-bad-images",
                 is_flag=True,
+                default=None,
                 help="Leave out images that cannot be read; they are counted and named.",
             ),
             click.option(
                 "--data-size",
                 type=click.IntRange(1),
                 default=default_size,
-                show_default=True,
+                show_default=default_size is not None,
                 help="Compare at most this many images, class-balanced and seeded.",
             ),
             click.option(

@@ -1,0 +1,112 @@
+"""What the manifest says: the facts of a deployment gathered into one JSON document."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from inception_deploy import __version__
+from inception_deploy.artifact import Artifact, StageRecord
+from inception_deploy.bundle import SCHEMA, file_digest
+from inception_deploy.machine import describe, library_versions
+from inception_deploy.parity import ParityReport
+from inception_deploy.ranges import Ranges
+from inception_deploy.recipe import Recipe
+from inception_deploy.reference import Reference
+
+__all__ = ["PARITY_SUMMARY", "compose"]
+
+PARITY_SUMMARY = (
+    "max_rel_error",
+    "sqnr_db",
+    "top1_agreement",
+    "top1_reference",
+    "top1_deployed",
+    "top1_drop",
+    "drop_ci95",
+    "verdict",
+    "verdict_reason",
+)
+"""Fields of parity.json that the manifest repeats."""
+
+
+def compose(
+    recipe: Recipe,
+    reference: Reference,
+    artifact: Artifact,
+    parity: ParityReport,
+    ranges: Ranges | None,
+    directory: Path,
+    command: str | None,
+) -> dict[str, Any]:
+    """The manifest of the graphs lying in `directory`, without the hashes that sealing adds."""
+    parity_fields = parity.to_dict()
+    return {
+        "schema": SCHEMA,
+        "tool": {"name": "inception-deploy", "version": __version__},
+        "versions": library_versions(),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": command,
+        "recipe": recipe.to_dict(),
+        "network": {
+            "name": reference.spec.name,
+            "title": reference.spec.title,
+            "params": sum(p.numel() for p in reference.module.parameters()),
+        },
+        "weights": asdict(reference.weights),
+        "class_names": None if reference.class_names is None else list(reference.class_names),
+        "preprocessing": reference.preprocessing.to_dict(),
+        "head": recipe.head,
+        "precision": recipe.precision,
+        "target": recipe.target,
+        "graph": graph_facts(directory / "model.onnx"),
+        "reference": graph_facts(directory / "reference.onnx"),
+        "stages": [stage_facts(record) for record in artifact.records],
+        "calibration": None
+        if ranges is None
+        else {
+            "images": ranges.images,
+            "data": ranges.data,
+            "calibrator": ranges.calibrator,
+            "file": "calibration.json",
+        },
+        "parity": {name: parity_fields[name] for name in PARITY_SUMMARY},
+        "environment": describe().to_dict(),
+        "engine": None,
+    }
+
+
+def graph_facts(path: Path) -> dict[str, Any]:
+    """Name, hash, size, opset, inputs and outputs of an ONNX file."""
+    model = onnx.load(path)
+    return {
+        "file": path.name,
+        "sha256": file_digest(path),
+        "bytes": path.stat().st_size,
+        "opset": next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx")),
+        "nodes": len(model.graph.node),
+        "inputs": [_value_facts(value) for value in model.graph.input],
+        "outputs": [_value_facts(value) for value in model.graph.output],
+    }
+
+
+def _value_facts(value: onnx.ValueInfoProto) -> dict[str, Any]:
+    tensor = value.type.tensor_type
+    return {
+        "name": value.name,
+        "dtype": onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type).name,
+        "shape": [d.dim_param or d.dim_value for d in tensor.shape.dim],
+    }
+
+
+def stage_facts(record: StageRecord) -> Mapping[str, Any]:
+    """A stage record as JSON values."""
+    facts = asdict(record)
+    facts["applied"] = [asdict(applied) for applied in record.applied]
+    facts["refused"] = [asdict(refused) for refused in record.refused]
+    return facts
