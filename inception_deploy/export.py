@@ -1,0 +1,223 @@
+"""PyTorch → ONNX: traced, cleaned exactly, named by architecture block, and proven.
+
+What the TorchScript exporter leaves behind (`Identity` nodes for equal weights, `Constant` nodes,
+scope paths as names) is removed here once, so that every later stage finds one kind of graph:
+weights named by state-dict key, nodes and tensors by the module they came from, and the output of
+each architecture block under the block's own name. docs/decisions/001 says why this exporter.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import onnx
+import onnx_graphsurgeon as gs
+import torch
+from torch.jit import TracerWarning  # type: ignore[attr-defined]
+
+from inception_deploy import __version__
+from inception_deploy.artifact import Artifact, Golden, StageRecord, model_digest
+from inception_deploy.errors import RecipeError, StageError
+from inception_deploy.graphs import close_graph, is_output, open_graph, set_metadata
+from inception_deploy.networks.base import InceptionNetwork
+from inception_deploy.preprocess import Preprocessing
+from inception_deploy.progress import Progress, SilentProgress
+from inception_deploy.proof import prove
+
+__all__ = ["BOUND", "INPUT_NAME", "METADATA_PREFIX", "OPSETS", "export"]
+
+INPUT_NAME = "input"
+METADATA_PREFIX = "inception_deploy."
+
+OPSETS = range(17, 21)
+"""Opsets that can be asked for; the exporter knows none above 20 (torch.onnx)."""
+
+BOUND = 1e-4
+"""Largest allowed max |output − golden| / golden.scale of an export: float32 sums in another order
+over some 250 layers, with an order of magnitude to spare (docs/decisions/001)."""
+
+# Nothing of these may be left: they compute nothing, or what is known already.
+LEFTOVERS = frozenset({"Constant", "Dropout", "Identity"})
+
+# What the exporter says on every call, and what is known about it (docs/decisions/001).
+KNOWN_WARNINGS = (
+    (DeprecationWarning, "You are using the legacy TorchScript-based ONNX export"),
+    (DeprecationWarning, "The feature will be removed. Please remove usage of this function"),
+)
+
+
+def export(
+    module: InceptionNetwork,
+    golden: Golden,
+    *,
+    network: str,
+    preprocessing: Preprocessing,
+    class_names: Sequence[str],
+    opset: int = 20,
+    progress: Progress | None = None,
+) -> Artifact:
+    """The FP32 ONNX graph of `module`, proven against `golden`.
+
+    The graph has one input `input`, float32 (batch, 3, H, W) with a free first dimension and the
+    golden inputs' H and W, and one output named `golden.output_name`. Two exports of one module are
+    equal byte by byte.
+
+    Args:
+        network: the name in the registry; becomes the graph's name and metadata.
+        preprocessing: recorded in the metadata.
+        class_names: names of the output classes in order; may be empty.
+
+    Raises:
+        RecipeError: an opset that is not in `OPSETS`.
+        StageError: the graph cannot be exported, is not valid, or is off by more than `BOUND`.
+    """
+    if opset not in OPSETS:
+        raise RecipeError(f"opset must be in {OPSETS[0]}–{OPSETS[-1]}, not {opset}")
+    listener = progress or SilentProgress()
+    started = time.perf_counter()
+    with listener.stage("exporting to ONNX"):
+        traced = _trace(module, golden, opset)
+        graph = open_graph(traced)
+        graph.name = network
+        _clean(graph)
+        _rename(graph, {name for name, _ in module.named_modules()})
+        _name_blocks(graph, [name for name, _ in module.blocks()])
+        traced.producer_name, traced.producer_version = "inception-deploy", __version__
+        model = close_graph(graph, traced, stage="export")
+        set_metadata(
+            model,
+            {
+                METADATA_PREFIX + "class_names": json.dumps(list(class_names)),
+                METADATA_PREFIX + "head": module.head,
+                METADATA_PREFIX + "network": network,
+                METADATA_PREFIX + "preprocessing": preprocessing.to_json(),
+            },
+        )
+    proof = prove(model, golden, bound=BOUND, stage="export", progress=progress)
+    record = StageRecord(
+        name="export",
+        seconds=time.perf_counter() - started,
+        before=None,
+        after=model_digest(model),
+        error=proof.error,
+        bound=BOUND,
+        facts={
+            "exporter": f"torch {torch.__version__} TorchScript",
+            "opset": opset,
+            "nodes": len(model.graph.node),
+            **proof.facts(),
+        },
+    )
+    return Artifact(model, golden, (record,))
+
+
+def _trace(module: InceptionNetwork, golden: Golden, opset: int) -> onnx.ModelProto:
+    """The exporter's own graph: example batch of two, batch norms still standing."""
+    module.eval()
+    device = next(module.parameters()).device
+    example = torch.zeros(2, *golden.inputs.shape[1:], device=device)
+    try:
+        with _quiet(), tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "traced.onnx"
+            torch.onnx.export(
+                module,
+                (example,),
+                file,
+                dynamo=False,
+                opset_version=opset,
+                input_names=[INPUT_NAME],
+                output_names=[golden.output_name],
+                dynamic_axes={INPUT_NAME: {0: "batch"}, golden.output_name: {0: "batch"}},
+                # EVAL would fold batch norms here, unproven and with the weights' names lost;
+                # PRESERVE keeps the evaluation mode the module is in.
+                training=torch.onnx.TrainingMode.PRESERVE,
+                do_constant_folding=False,
+            )
+            return onnx.load_model(file)
+    except (TracerWarning, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise StageError(f"torch.onnx cannot export this network: {reason}") from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporter's known warnings from the user; a value frozen by tracing is an error."""
+    with warnings.catch_warnings():
+        for category, message in KNOWN_WARNINGS:
+            warnings.filterwarnings("ignore", message=message, category=category)
+        warnings.filterwarnings("error", category=TracerWarning)
+        yield
+
+
+def _clean(graph: gs.Graph) -> None:
+    """Turn everything that is known already into initialisers; nothing is approximated."""
+    graph.fold_constants(error_ok=False).cleanup()
+    for node in graph.nodes:
+        if node.op in LEFTOVERS:
+            raise StageError(f"export left a {node.op} node '{node.name}'; keep it out of forward")
+
+
+def _rename(graph: gs.Graph, modules: set[str]) -> None:
+    """Scope paths → dotted names: `/repeat/repeat.0/conv2d/Conv` → `repeat.0.conv2d`.
+
+    A module with a single node gives it its name; a node beside others keeps its operator as the
+    last part, `Mixed_6c.Concat`. Tensors are named after the node they come from.
+    """
+    places = {id(node): _place(node.name, modules) for node in graph.nodes}
+    owners = [module for module, _ in places.values()]
+    inner = {m.rpartition(".")[0] for m in modules if m}
+    for node in graph.nodes:
+        module, operator = places[id(node)]
+        alone = module and module not in inner and owners.count(module) == 1
+        node.name = module if alone else ".".join(filter(None, (module, operator)))
+        for index, tensor in enumerate(node.outputs):
+            if not is_output(graph, tensor):
+                tensor.name = node.name if index == 0 else f"{node.name}:{index}"
+    for tensor in graph.tensors().values():
+        if isinstance(tensor, gs.Constant) and tensor.name.startswith("/"):
+            path = tensor.name.rpartition("_output_")[0]
+            tensor.name = ".".join(filter(None, _place(path, modules)))
+
+
+def _place(path: str, modules: set[str]) -> tuple[str, str]:
+    """Where a scope path leads: (dotted module name, what is left: the operator)."""
+    module, rest = "", path.strip("/").split("/")
+    while rest:
+        child = f"{module}.{rest[0]}".lstrip(".")
+        # children of a Sequential carry its name again: /repeat/repeat.0
+        again = f"{module.rpartition('.')[0]}.{rest[0]}".lstrip(".")
+        if child in modules:
+            module = child
+        elif again in modules and again.startswith(f"{module}."):
+            module = again
+        else:
+            break
+        rest = rest[1:]
+    return module, ".".join(rest)
+
+
+def _name_blocks(graph: gs.Graph, blocks: Sequence[str]) -> None:
+    """Rename the output tensor of every block to the block's name, unless it is the graph's output.
+
+    Raises `StageError` where a block has no single output.
+    """
+    for block in blocks:
+        inside = [n for n in graph.nodes if n.name == block or n.name.startswith(f"{block}.")]
+        members = {id(node) for node in inside}
+        leaving = [
+            tensor
+            for node in inside
+            for tensor in node.outputs
+            if is_output(graph, tensor) or any(id(user) not in members for user in tensor.outputs)
+        ]
+        if len(leaving) != 1:
+            names = ", ".join(f"'{tensor.name}'" for tensor in leaving) or "none"
+            raise StageError(f"block '{block}' must have one output in the graph, found {names}")
+        if not is_output(graph, leaving[0]):
+            leaving[0].name = block
