@@ -43,12 +43,17 @@ class Fusion(ABC):
     """Largest allowed max |output − golden| / golden.scale after all its applications: float32
     rounding of re-associated products, not an approximation."""
 
-    examples: tuple[Example, ...]
-    """Positive and negative cases, run by the contract test."""
+    @property
+    @abstractmethod
+    def examples(self) -> tuple[Example, ...]:
+        """Positive and negative cases, run by the contract test."""
 
     @abstractmethod
     def match(self, graph: gs.Graph) -> Iterator[gs.Node]:
-        """Anchor nodes of every place that looks like the pattern, in graph order."""
+        """Anchor nodes of every place that looks like the pattern, in graph order.
+
+        The anchor is a node that the rewrite cuts off: without outputs afterwards.
+        """
 
     @abstractmethod
     def check(self, graph: gs.Graph, anchor: gs.Node) -> str | None:

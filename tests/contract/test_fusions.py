@@ -1,0 +1,101 @@
+"""Every fusion of the folder, on its own examples."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+
+from inception_deploy.engines import ENGINES
+from inception_deploy.engines.base import Array
+from inception_deploy.fuse import rewrite
+from inception_deploy.fusions import FUSIONS, Example, Fusion
+
+BATCH = 3
+
+CASES = [
+    pytest.param(fusion, example, id=f"{fusion.name}: {example.name}")
+    for fusion in FUSIONS
+    for example in fusion.examples
+]
+every_example = pytest.mark.parametrize(("fusion", "example"), CASES)
+
+
+def run(model: onnx.ModelProto) -> dict[str, Array]:
+    """All outputs on seeded noise, as the graph is written."""
+    engine = ENGINES.get("onnxruntime")
+    with engine.session(model.SerializeToString(), threads=1, optimise=False) as session:
+        spec = session.inputs[0]
+        noise = np.random.default_rng(0).standard_normal((BATCH, *spec.shape[1:]))
+        return session.infer({spec.name: noise.astype(spec.dtype)})
+
+
+@every_example
+def test_acts_exactly_where_it_should(fusion: Fusion, example: Example) -> None:
+    model, applied, refused = rewrite(example.build(), fusion)
+    assert len(applied) == example.applied, refused
+    reasons = [refusal.reason for refusal in refused]
+    if example.refused is None:
+        assert not reasons
+    else:
+        assert reasons
+        assert all(example.refused in reason for reason in reasons), reasons
+    assert len(model.graph.node) == len(example.build().graph.node) - len(applied)
+
+
+@every_example
+def test_outputs_stay_within_the_bound(fusion: Fusion, example: Example) -> None:
+    original = example.build()
+    model, applied, _ = rewrite(original, fusion)
+    if not applied:
+        assert model is original
+        return
+    before, after = run(original), run(model)
+    assert before.keys() == after.keys()
+    for name, golden in before.items():
+        scale = np.abs(golden).max()
+        assert scale > 0
+        np.testing.assert_allclose(after[name], golden, rtol=0, atol=fusion.bound * scale)
+
+
+@every_example
+def test_leaves_its_input_alone(fusion: Fusion, example: Example) -> None:
+    model = example.build()
+    untouched = model.SerializeToString(deterministic=True)
+    rewrite(model, fusion)
+    assert model.SerializeToString(deterministic=True) == untouched
+
+
+@every_example
+def test_a_second_run_changes_nothing(fusion: Fusion, example: Example) -> None:
+    once, _, refused = rewrite(example.build(), fusion)
+    twice, applied, again = rewrite(once, fusion)
+    assert twice is once
+    assert not applied
+    assert again == refused
+
+
+@every_example
+def test_leaves_a_tidy_graph(fusion: Fusion, example: Example) -> None:
+    original = example.build()
+    model, _, _ = rewrite(original, fusion)
+    graph = model.graph
+    onnx.checker.check_model(model, full_check=True)
+    assert list(graph.input) == list(original.graph.input), "the interface, free batch included"
+    assert list(graph.output) == list(original.graph.output)
+
+    used = {name for node in graph.node for name in node.input} | {o.name for o in graph.output}
+    assert {tensor.name for tensor in graph.initializer} <= used
+    for node in graph.node:
+        assert used & set(node.output), f"nobody needs '{node.name}'"
+    kept = {node.name for node in original.graph.node}
+    assert {node.name for node in graph.node} <= kept, "a rewrite keeps the names of nodes"
+
+
+@pytest.mark.parametrize("fusion", tuple(FUSIONS), ids=lambda fusion: fusion.name)
+def test_has_positive_and_negative_examples(fusion: Fusion) -> None:
+    names = [example.name for example in fusion.examples]
+    assert len(set(names)) == len(names)
+    assert any(example.applied for example in fusion.examples)
+    assert any(example.refused for example in fusion.examples)
+    assert 0 < fusion.bound < 1e-3
