@@ -74,12 +74,14 @@ class Preprocessing:
             )
         if self.channel_order not in ("RGB", "BGR"):
             raise RecipeError(f"channel order must be RGB or BGR, not '{self.channel_order}'")
-        if len(self.mean) != 3 or len(self.std) != 3:
+        if {len(self.mean), len(self.std)} != {3}:
             raise RecipeError("mean and std need three numbers each, one per channel")
         if not all(map(math.isfinite, self.mean)):
             raise RecipeError(f"mean must be finite, not {self.mean}")
         if not all(math.isfinite(s) and s > 0 for s in self.std):
             raise RecipeError(f"std must be finite and positive, not {self.std}")
+        if not (math.isfinite(self.pixel_max) and self.pixel_max > 0):
+            raise RecipeError(f"pixel_max must be finite and positive, not {self.pixel_max}")
 
     @classmethod
     def with_crop_pct(cls, size: int, crop_pct: float, **fields: Any) -> Self:
@@ -92,7 +94,8 @@ class Preprocessing:
     def from_timm_config(cls, config: Mapping[str, Any]) -> Self:
         """From timm's `pretrained_cfg` (the inner dict of a hub `config.json`).
 
-        Fields read: `input_size` (C, H, W), `crop_pct`, `crop_mode`, `interpolation`, `mean`, `std`.
+        Fields read: `input_size` (C, H, W), `crop_pct`, `crop_mode`, `interpolation`, `mean`,
+        `std`.
         """
         try:
             _, height, width = config["input_size"]
@@ -115,19 +118,15 @@ class Preprocessing:
 
     def with_size(self, size: int) -> Self:
         """The same preprocessing for another input size, keeping the ratio of resize to size."""
-        return replace(self, size=size, resize=math.floor(size * self.resize / self.size))
+        return replace(self, size=size, resize=size * self.resize // self.size)
 
     def crop(self, image: Image.Image) -> Image.Image:
         """Resize and centre-crop: any image → RGB image of `size` × `size`."""
         image = image.convert("RGB")
         width, height = image.size
-        scale = self.resize / min(width, height)
+        shorter = min(width, height)
         # torchvision's rule: the longer side is truncated, not rounded
-        target = (
-            (self.resize, int(height * scale))
-            if width <= height
-            else (int(width * scale), self.resize)
-        )
+        target = (self.resize * width // shorter, self.resize * height // shorter)
         if target != image.size:
             image = image.resize(target, _RESAMPLING[self.interpolation])
         left = round((target[0] - self.size) / 2)
@@ -136,10 +135,12 @@ class Preprocessing:
 
     def normalise(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """uint8 RGB pixels (…, H, W, 3) → float32 network input (…, 3, H, W)."""
-        values = pixels.astype(np.float32) * np.float32(self.pixel_max / 255.0)
+        # division, as torchvision's ToTensor divides: a product with 1/255 differs in the last bit
+        values = pixels.astype(np.float32) / np.float32(255.0 / self.pixel_max)
         if self.channel_order == "BGR":
             values = values[..., ::-1]
-        values = (values - np.asarray(self.mean, np.float32)) / np.asarray(self.std, np.float32)
+        values -= np.asarray(self.mean, np.float32)
+        values /= np.asarray(self.std, np.float32)
         return np.ascontiguousarray(np.moveaxis(values, -1, -3))
 
     def __call__(self, image: Image.Image) -> NDArray[np.float32]:
@@ -154,8 +155,11 @@ class Preprocessing:
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> Self:
         """The inverse of `to_dict`. Raises `RecipeError` for unknown or missing fields."""
+        values: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()
+        }
         try:
-            return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
+            return cls(**values)
         except TypeError as error:
             raise RecipeError(f"not a preprocessing: {error}") from error
 
