@@ -11,10 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inception_deploy.bundle import Bundle
-from inception_deploy.dataset import batches, open_images
+from inception_deploy.dataset import batches
 from inception_deploy.engines import ENGINES
-from inception_deploy.errors import BundleError
+from inception_deploy.errors import BundleError, DataError
 from inception_deploy.progress import Progress
+from inception_deploy.sources import IMAGE_SUFFIXES, Files
 
 __all__ = ["Prediction", "ScoredClass", "predict", "softmax", "top_classes"]
 
@@ -52,9 +53,7 @@ def top_classes(
     probabilities = softmax(scores) if head == "logits" else scores.astype(np.float64)
     best = np.argsort(-probabilities, axis=1, kind="stable")[:, :top]
     return tuple(
-        tuple(
-            ScoredClass(str(k) if names is None else names[k], float(row[k])) for k in order
-        )
+        tuple(ScoredClass(str(k) if names is None else names[k], float(row[k])) for k in order)
         for row, order in zip(probabilities, best, strict=True)
     )
 
@@ -69,8 +68,10 @@ def predict(
         DataError: an image cannot be read, and `skip_bad` is off.
     """
     if bundle.head == "features":
-        raise BundleError(f"{bundle.path} returns features, not classes; export it with --head logits")
-    images = open_images(paths)
+        raise BundleError(
+            f"{bundle.path} returns features, not classes; export it with --head logits"
+        )
+    images = Files("images", Path(), _files(paths), None, None, None)
     engine = ENGINES.get(bundle.manifest["target"])
     with engine.session(bundle.model) as session:
 
@@ -81,3 +82,19 @@ def predict(
                 yield from map(Prediction, batch.names, ranked)
 
         return list(progress.track(classified(), "classify images", total=len(images)))
+
+
+def _files(paths: Sequence[Path]) -> tuple[str, ...]:
+    """The named files, and for a directory all images below it, in a fixed order."""
+    found: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+            if not inside:
+                raise DataError(f"no images in '{path}'; looked for {', '.join(IMAGE_SUFFIXES)}")
+            found += inside
+        elif path.is_file():
+            found.append(path)
+        else:
+            raise DataError(f"no image at '{path}'; give image files or directories of them")
+    return tuple(map(str, found))

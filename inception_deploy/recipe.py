@@ -5,11 +5,14 @@ from __future__ import annotations
 import tomllib
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal, Self, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias, get_args
 
 import tomli_w
 
 from inception_deploy.errors import RecipeError
+
+if TYPE_CHECKING:
+    from inception_deploy.preprocess import Interpolation
 
 __all__ = ["BatchProfile", "Head", "PrecisionName", "Recipe", "TargetName"]
 
@@ -51,6 +54,7 @@ class Recipe:
         network: a registered name; None takes the embedded reference.
         weights: "embedded", "pretrained[:TAG]", "random[:SEED]" or a path; None means "embedded"
             without a network and "pretrained" with one.
+        width: width multiplier of random weights; trained ones know theirs.
         num_classes: expected size of the classifier; None takes the checkpoint's.
         image_size, mean, std, crop_pct, interpolation: override the checkpoint's preprocessing;
             mean and std are RGB for pixels in 0–1.
@@ -72,12 +76,13 @@ class Recipe:
 
     network: str | None = None
     weights: str | None = None
+    width: float | None = None
     num_classes: int | None = None
     image_size: int | None = None
     mean: tuple[float, float, float] | None = None
     std: tuple[float, float, float] | None = None
     crop_pct: float | None = None
-    interpolation: str | None = None
+    interpolation: Interpolation | None = None
     head: Head = "logits"
     precision: PrecisionName = "fp32"
     target: TargetName = "onnxruntime"

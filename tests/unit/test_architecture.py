@@ -57,10 +57,8 @@ def test_vendor_imports_stay_in_engines() -> None:
             assert not {name.split(".")[0] for name in names} & vendors, path
 
 
-@pytest.mark.parametrize(
-    "statement", ["import inception_deploy", "import inception_deploy.cli.main"]
-)
-def test_light_imports_stay_light(statement: str) -> None:
+@pytest.mark.parametrize("module", ["inception_deploy", "inception_deploy.cli.main"])
+def test_light_imports_stay_light(module: str) -> None:
     heavy = "{'torch', 'onnx', 'onnxruntime', 'numpy', 'PIL'} & set(sys.modules)"
     code = f"import sys, {module}\nassert not {heavy}, {heavy}"
     subprocess.run([sys.executable, "-c", code], check=True)

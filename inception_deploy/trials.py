@@ -1,0 +1,179 @@
+"""One deployed graph on trial: its parity with PyTorch, and its speed beside PyTorch's."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import nn
+
+from inception_deploy.artifact import FloatArray, Golden
+from inception_deploy.dataset import Sample
+from inception_deploy.engines import Engine, Session
+from inception_deploy.images import ImageSet
+from inception_deploy.parity import (
+    ParityReport,
+    Predictor,
+    compare,
+    compare_blocks,
+    compare_golden,
+)
+from inception_deploy.predict import top_classes
+from inception_deploy.preprocess import Preprocessing
+from inception_deploy.progress import Progress
+from inception_deploy.throughput import Candidate, ThroughputReport, measure
+
+__all__ = ["parity_trial", "sample_predictions", "speed_trial", "torch_predictor", "with_blocks"]
+
+SAMPLES = 8
+THUMBNAIL = 128
+"""Side of a sample's picture in the report, pixels."""
+
+
+def torch_predictor(module: nn.Module) -> Callable[[FloatArray], NDArray[Any]]:
+    """float32 (N, 3, H, W) → what the module's head returns, as NumPy."""
+
+    def predict(inputs: FloatArray) -> NDArray[Any]:
+        with torch.inference_mode():
+            outputs: NDArray[Any] = module(torch.from_numpy(inputs)).numpy()
+        return outputs
+
+    return predict
+
+
+def parity_trial(
+    reference: Predictor,
+    session: Session,
+    images: ImageSet,
+    golden: Golden,
+    *,
+    head: str,
+    names: tuple[str, str],
+    progress: Progress,
+) -> ParityReport:
+    """Compare a session with the reference on every image, and with the golden.
+
+    Raises:
+        DataError: the images cannot be used.
+        StageError: an output is missing, misshapen or not finite.
+    """
+    report = compare(
+        reference,
+        session.run,
+        images.batches(),
+        head=head,
+        names=names,
+        data_name=images.dataset.name,
+        data_digest=images.dataset.digest,
+        total=images.batch_count(),
+        progress=progress,
+    )
+    return replace(
+        report,
+        data=replace(report.data, skipped=tuple(images.skipped)),
+        golden=compare_golden(session, golden),
+    )
+
+
+def with_blocks(
+    report: ParityReport,
+    model: onnx.ModelProto,
+    golden: Golden,
+    engine: Engine,
+    progress: Progress,
+) -> ParityReport:
+    """The report with every block of `model` compared to the golden's."""
+    blocks = compare_blocks(model, golden, engine, progress=progress)
+    return replace(report, blocks=tuple(blocks))
+
+
+def sample_predictions(
+    reference: Predictor,
+    session: Session,
+    images: ImageSet,
+    *,
+    head: str,
+    class_names: Sequence[str] | None,
+) -> list[dict[str, Any]]:
+    """A few images with what both networks make of them, for samples.json.
+
+    Empty for features and for data that holds no pictures.
+    """
+    if head == "features":
+        return []
+    pictures = [s for s in images.spread(SAMPLES).samples() if s.image is not None]
+    return [_sample(sample, images, reference, session, head, class_names) for sample in pictures]
+
+
+def speed_trial(
+    reference: Predictor,
+    session: Session,
+    inputs: FloatArray,
+    *,
+    engine: str,
+    precision: str,
+    batches: Sequence[int],
+    seconds: float,
+    progress: Progress,
+) -> ThroughputReport:
+    """Time a session beside the PyTorch reference, in one run.
+
+    Args:
+        inputs: some preprocessed images, float32 (N, 3, H, W); repeated to fill a batch.
+        batches: batch sizes to measure.
+        seconds: per candidate and batch size.
+    """
+    candidates = [
+        Candidate("pytorch", "torch", "fp32", reference),
+        Candidate(engine, "model.onnx", precision, session.run, session.load_seconds),
+    ]
+    return measure(
+        candidates,
+        lambda size: np.resize(inputs, (size, *inputs.shape[1:])),
+        batches=batches,
+        seconds=seconds,
+        progress=progress,
+    )
+
+
+def _sample(
+    sample: Sample,
+    images: ImageSet,
+    reference: Predictor,
+    session: Session,
+    head: str,
+    class_names: Sequence[str] | None,
+) -> dict[str, Any]:
+    assert sample.image is not None
+    inputs = images.preprocessing(sample.image)[None]
+    label = sample.label if images.labelled else None
+    names = class_names
+    return {
+        "name": sample.name,
+        "label": None if label is None else (str(label) if names is None else names[label]),
+        "reference": _top3(reference(inputs), head, names),
+        "deployed": _top3(session.run(inputs), head, names),
+        "image": _thumbnail(sample.image, images.preprocessing),
+    }
+
+
+def _top3(scores: NDArray[Any], head: str, names: Sequence[str] | None) -> list[tuple[str, float]]:
+    (classes,) = top_classes(np.asarray(scores, np.float32), head, names, 3)
+    return [(found.name, round(found.probability, 6)) for found in classes]
+
+
+def _thumbnail(image: Image.Image, preprocessing: Preprocessing) -> str:
+    """What the network sees of an image, as a JPEG data URL."""
+    picture = preprocessing.crop(image)
+    picture.thumbnail((THUMBNAIL, THUMBNAIL))
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=80)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
