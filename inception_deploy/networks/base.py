@@ -213,6 +213,7 @@ class NetworkSpec:
         classifier: dotted name of the final linear layer.
         layouts: recognised checkpoint layouts, most specific first.
         pretrained: weights on the hub; empty where the network has none.
+        download: the published weights file to fetch by hand where the hub has none.
     """
 
     name: str
@@ -226,6 +227,7 @@ class NetworkSpec:
     classifier: str
     layouts: tuple[CheckpointLayout, ...]
     pretrained: tuple[PretrainedWeights, ...] = ()
+    download: str | None = None
 
     @property
     def input_size(self) -> int:

@@ -162,5 +162,6 @@ NETWORKS = (
                 preprocessing=PREPROCESSING,
             ),
         ),
+        download="torchvision's googlenet-1378be20.pth",
     ),
 )
