@@ -5,6 +5,4 @@ from inception_deploy.registry import Registry
 
 __all__ = ["PRECISIONS", "Lowering", "Precision"]
 
-PRECISIONS: Registry[Precision] = Registry(
-    "precision", "inception_deploy.precisions", "PRECISIONS"
-)
+PRECISIONS: Registry[Precision] = Registry("precision", "inception_deploy.precisions", "PRECISIONS")

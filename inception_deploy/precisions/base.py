@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 import onnx
 
@@ -15,11 +17,21 @@ __all__ = ["Lowering", "Precision"]
 
 @dataclass(frozen=True)
 class Lowering:
-    """A graph in another precision; `refused` names each node kept in FP32 and why."""
+    """A graph in another precision.
+
+    Args:
+        model: strongly typed, shapes inferred.
+        bound: largest allowed max |output − golden| / golden.scale, from the format's rounding.
+        applied: each node that changed its type, and each cast.
+        refused: each node kept in FP32, and why.
+        facts: figures for the stage's record, JSON values.
+    """
 
     model: onnx.ModelProto
-    applied: tuple[Applied, ...]
-    refused: tuple[Refused, ...]
+    bound: float
+    applied: tuple[Applied, ...] = ()
+    refused: tuple[Refused, ...] = ()
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Precision(ABC):
@@ -36,5 +48,6 @@ class Precision(ABC):
         """A strongly typed copy of `model` (FP32, shapes inferred); `model` stays as it is.
 
         Raises:
-            StageError: a weight cannot be represented; the message names it.
+            StageError: the graph is not valid FP32, a weight is not finite, or there are no ranges
+                where `needs_ranges`; the message names what.
         """

@@ -1,0 +1,94 @@
+"""Lower: the graph in another number format, proven against the golden.
+
+Two proofs: the graph as it is, as the engine here runs it; and, where it holds half-precision
+tensors, the graph with each of them rounded to what a half-precision device would store. An engine
+may compute in FP32 behind the graph's back, and would then hide an overflow.
+"""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import onnx
+
+from inception_deploy.artifact import Artifact, Golden, StageRecord, model_digest
+from inception_deploy.calibrate import observe
+from inception_deploy.engines import ENGINES
+from inception_deploy.errors import StageError
+from inception_deploy.lowering.rounding import rounded
+from inception_deploy.precisions.base import Precision
+from inception_deploy.progress import Progress, SilentProgress
+from inception_deploy.proof import Proof, prove
+from inception_deploy.ranges import Ranges
+
+__all__ = ["lower"]
+
+
+def lower(
+    artifact: Artifact,
+    precision: Precision,
+    ranges: Ranges | None,
+    *,
+    progress: Progress | None = None,
+) -> Artifact:
+    """The artifact in `precision`, with one record `lower/NAME`.
+
+    The record's error is the larger one of the two proofs; its facts hold both.
+
+    Args:
+        ranges: taken on this very graph; None for a precision that needs none.
+
+    Raises:
+        StageError: the ranges are of another graph, the graph cannot be lowered, a tensor
+            overflows (its node is named), or the output or a block moved beyond the bound that the
+            precision states.
+    """
+    listener = progress or SilentProgress()
+    started = time.perf_counter()
+    stage = f"lower/{precision.name}"
+    if ranges is not None and ranges.model != artifact.digest:
+        raise StageError(
+            f"{stage}: the ranges were taken on another graph ({ranges.model[:12]}…, this is "
+            f"{artifact.digest[:12]}…); calibrate after the last rewrite"
+        )
+    with listener.stage(stage):
+        lowering = precision.lower(artifact.model, ranges)
+        device = rounded(lowering.model)
+    bound, golden = lowering.bound, artifact.golden
+    here = prove(lowering.model, golden, bound=bound, stage=stage, progress=progress)
+    worst, facts = here, {**lowering.facts, "error_here": here.error}
+    if device is not lowering.model:
+        there = _prove_rounded(device, golden, bound, f"{stage} as a device rounds", progress)
+        facts["error_rounded"] = there.error
+        worst = max(here, there, key=lambda proof: proof.error)
+    record = StageRecord(
+        name=stage,
+        seconds=time.perf_counter() - started,
+        before=artifact.digest,
+        after=model_digest(lowering.model),
+        applied=lowering.applied,
+        refused=lowering.refused,
+        error=worst.error,
+        bound=bound,
+        facts={**facts, **worst.facts()},
+    )
+    return artifact.advance(lowering.model, record)
+
+
+def _prove_rounded(
+    model: onnx.ModelProto, golden: Golden, bound: float, stage: str, progress: Progress | None
+) -> Proof:
+    """`prove`; where it fails and a tensor is not finite, that tensor's node is the message."""
+    try:
+        return prove(model, golden, bound=bound, stage=stage, progress=progress)
+    except StageError:
+        images = (golden.inputs[i : i + 1] for i in range(len(golden.inputs)))
+        observe(
+            model,
+            (np.ascontiguousarray(image) for image in images),
+            engine=ENGINES.get("onnxruntime"),
+            data_digest="",
+            total=len(golden.inputs),
+        )
+        raise
