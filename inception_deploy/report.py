@@ -1,0 +1,79 @@
+"""Bundles → one HTML page that explains them: self-contained, without scripts, the same each time.
+
+The page reads only the bundles' JSON files. It loads nothing: style, charts and pictures are
+inline, and its content security policy forbids everything else.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from inception_deploy.errors import BundleError
+from inception_deploy.reporting.data import BundleData
+from inception_deploy.reporting.facts import Facts
+from inception_deploy.reporting.plots import tradeoff
+from inception_deploy.reporting.tables import BLOCK_COLUMNS, TIMING_COLUMNS
+from inception_deploy.reporting.view import BundleView, ComparisonView
+
+__all__ = ["BundleData", "load_bundle", "render", "write_report"]
+
+
+def load_bundle(path: Path) -> BundleData:
+    """The JSON files of a bundle directory. Raises `BundleError`, as `BundleData.read` does."""
+    return BundleData.read(path)
+
+
+def render(bundles: Sequence[BundleData]) -> str:
+    """The report on one bundle, or the comparison of several, as an HTML document.
+
+    Raises:
+        BundleError: no bundles, or fields that are missing or of the wrong type.
+    """
+    if not bundles:
+        raise BundleError("a report needs at least one bundle; name its directory")
+    facts = [Facts(data) for data in bundles]
+    style = resources.files("inception_deploy.reporting").joinpath("style.css").read_text("utf-8")
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    environment = Environment(
+        loader=PackageLoader("inception_deploy.reporting"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    views = [BundleView.of(f, number) for number, f in enumerate(facts, 1)]
+    return environment.get_template("report.html.j2").render(
+        style=Markup(style),  # our own file; its hash is what the policy allows
+        style_digest=digest,
+        bundles=views,
+        comparison=ComparisonView.of(facts) if len(facts) > 1 else None,
+        tradeoff=tradeoff(facts, "tradeoff"),
+        timing_columns=TIMING_COLUMNS,
+        block_columns=BLOCK_COLUMNS,
+    )
+
+
+def write_report(paths: Sequence[Path], output: Path) -> Path:
+    """Render the bundle directories `paths` into the file `output`, replaced as a whole.
+
+    Raises:
+        BundleError: a path that is no bundle, or an output that cannot be written.
+    """
+    page = render([load_bundle(path) for path in paths])
+    temporary = output.with_name(f".{output.name}.tmp")
+    try:
+        temporary.write_text(page, encoding="utf-8", newline="\n")
+        temporary.replace(output)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise BundleError(
+            f"cannot write {output} ({error.strerror}); name a file in an existing folder with -o"
+        ) from error
+    return output

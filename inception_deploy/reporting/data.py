@@ -1,0 +1,214 @@
+"""What a report is made from: the JSON files of a bundle, read with their types checked."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from inception_deploy.errors import BundleError
+
+__all__ = ["SCHEMA", "VERDICTS", "BundleData", "Record"]
+
+SCHEMA = 1
+VERDICTS = ("PASS", "FAIL", "INCONCLUSIVE", "NOT_ASKED")
+
+# Thumbnails are part of the page; anything else would make the reader's browser fetch something.
+_INLINE_IMAGE = re.compile(r"data:image/(?:jpeg|png|webp);base64,[A-Za-z0-9+/]+={0,2}")
+
+
+@dataclass(frozen=True)
+class Record:
+    """A JSON object with typed access; every mismatch is a `BundleError` naming file and field.
+
+    Args:
+        where: the file and the path inside it, e.g. "manifest.json: weights".
+        values: the object itself.
+    """
+
+    where: str
+    values: Mapping[str, Any]
+
+    def mismatch(self, key: str, wanted: str) -> BundleError:
+        """The error to raise where `key` is not what was `wanted`."""
+        found = "is missing" if key not in self.values else f"is {self.values[key]!r:.60}"
+        return BundleError(
+            f"{self.where}: '{key}' {found}, expected {wanted}; the bundle is damaged or foreign,"
+            " export it again"
+        )
+
+    def text(self, key: str) -> str:
+        """A string that must be there."""
+        value = self.values.get(key)
+        if not isinstance(value, str):
+            raise self.mismatch(key, "text")
+        return value
+
+    def maybe_text(self, key: str) -> str | None:
+        """A string, or None where it is null or missing."""
+        return None if self.values.get(key) is None else self.text(key)
+
+    def flag(self, key: str) -> bool:
+        """A boolean that must be there."""
+        value = self.values.get(key)
+        if not isinstance(value, bool):
+            raise self.mismatch(key, "true or false")
+        return value
+
+    def holds(self, key: str) -> bool:
+        """A boolean that counts as false where it is null or missing."""
+        return self.values.get(key) is not None and self.flag(key)
+
+    def number(self, key: str) -> float | None:
+        """A number, infinities and NaN included, or None where it is null or missing."""
+        value = self.values.get(key)
+        if value is None:
+            return None
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise self.mismatch(key, "a number or null")
+        return float(value)
+
+    def interval(self, key: str) -> tuple[float, float] | None:
+        """A pair of numbers, or None where it or either end is null or missing."""
+        value = self.values.get(key)
+        if value is None:
+            return None
+        if not isinstance(value, list) or len(value) != 2:
+            raise self.mismatch(key, "a pair of numbers or null")
+        ends = Record(f"{self.where}: {key}", dict(zip(("low", "high"), value, strict=True)))
+        low, high = ends.number("low"), ends.number("high")
+        return None if low is None or high is None else (low, high)
+
+    def record(self, key: str) -> Record:
+        """An object that must be there."""
+        value = self.values.get(key)
+        if not isinstance(value, dict):
+            raise self.mismatch(key, "an object")
+        return Record(f"{self.where}: {key}", value)
+
+    def maybe_record(self, key: str) -> Record | None:
+        """An object, or None where it is null or missing."""
+        return None if self.values.get(key) is None else self.record(key)
+
+    def items(self, key: str) -> list[Any]:
+        """A list; empty where it is null or missing."""
+        value = self.values.get(key)
+        if value is None:
+            return []
+        if not isinstance(value, list):
+            raise self.mismatch(key, "a list")
+        return value
+
+    def records(self, key: str) -> list[Record]:
+        """A list of objects; empty where it is null or missing."""
+        found = self.items(key)
+        if not all(isinstance(item, dict) for item in found):
+            raise self.mismatch(key, "a list of objects")
+        return [Record(f"{self.where}: {key}[{n}]", item) for n, item in enumerate(found)]
+
+
+@dataclass(frozen=True)
+class BundleData:
+    """The JSON files of one bundle.
+
+    Args:
+        name: what the bundle is called among several; its folder's name when read from disk.
+        manifest: manifest.json.
+        parity: parity.json; None where parity was not measured.
+        throughput: throughput.json; None where speed was not measured.
+        samples: samples.json; None where no samples were kept.
+
+    Raises:
+        BundleError: for another schema, an unknown verdict, or a sample picture that is not
+            inline.
+    """
+
+    name: str
+    manifest: Mapping[str, Any]
+    parity: Mapping[str, Any] | None = None
+    throughput: Mapping[str, Any] | None = None
+    samples: Sequence[Mapping[str, Any]] | None = None
+
+    def __post_init__(self) -> None:
+        for file in ("manifest.json", "parity.json", "throughput.json"):
+            values = getattr(self, file.removesuffix(".json"))
+            if values is not None and values.get("schema") != SCHEMA:
+                raise BundleError(
+                    f"{self.name}/{file} has schema {values.get('schema')!r:.40}, this version"
+                    f" reads {SCHEMA}; export the bundle again with this version"
+                )
+        if self.parity is not None and self.parity.get("verdict") not in VERDICTS:
+            raise BundleError(
+                f"{self.name}/parity.json has verdict {self.parity.get('verdict')!r:.40}, known:"
+                f" {', '.join(VERDICTS)}; run `inception-deploy compare` again"
+            )
+        for sample in self.sample_records:
+            if not _INLINE_IMAGE.fullmatch(sample.text("image")):
+                raise BundleError(
+                    f"{sample.where}: 'image' is not an inline JPEG or PNG (data:image/…;base64,…);"
+                    " export the bundle again"
+                )
+
+    @classmethod
+    def read(cls, folder: Path, name: str | None = None) -> Self:
+        """Read a bundle directory; only manifest.json must exist.
+
+        Raises:
+            BundleError: no bundle there, a file that is not JSON, or one of another schema.
+        """
+        name = name or folder.resolve().name
+        if not folder.is_dir():
+            raise BundleError(f"no bundle at {folder}; make one with `inception-deploy export`")
+        manifest = _read_json(folder / "manifest.json", dict)
+        if manifest is None:
+            raise BundleError(
+                f"{folder} holds no manifest.json, so it is not a bundle; make one with"
+                " `inception-deploy export`"
+            )
+        return cls(
+            name,
+            manifest,
+            _read_json(folder / "parity.json", dict),
+            _read_json(folder / "throughput.json", dict),
+            _read_json(folder / "samples.json", list),
+        )
+
+    @property
+    def manifest_record(self) -> Record:
+        """manifest.json with typed access."""
+        return Record(f"{self.name}/manifest.json", self.manifest)
+
+    @property
+    def parity_record(self) -> Record | None:
+        """parity.json with typed access."""
+        return None if self.parity is None else Record(f"{self.name}/parity.json", self.parity)
+
+    @property
+    def throughput_record(self) -> Record | None:
+        """throughput.json with typed access."""
+        if self.throughput is None:
+            return None
+        return Record(f"{self.name}/throughput.json", self.throughput)
+
+    @property
+    def sample_records(self) -> list[Record]:
+        """samples.json with typed access."""
+        listed = None if self.samples is None else list(self.samples)
+        return Record(self.name, {"samples.json": listed}).records("samples.json")
+
+
+def _read_json(path: Path, kind: type) -> Any:
+    """The file's JSON, which must be of `kind`; None where there is no such file."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise BundleError(f"cannot read {path} ({error}); export the bundle again") from error
+    if not isinstance(value, kind):
+        wanted = "object" if kind is dict else "list"
+        raise BundleError(f"{path} holds no JSON {wanted}; export the bundle again")
+    return value

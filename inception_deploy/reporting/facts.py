@@ -1,0 +1,190 @@
+"""The figures of one bundle that several parts of the report speak about."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+from inception_deploy.reporting.data import BundleData, Record
+
+__all__ = ["Facts", "Ratio", "Timing", "engine_name"]
+
+# Display names only: an engine that is not listed appears under the name it was asked for with.
+_ENGINE_NAMES: Mapping[str, str] = {
+    "onnx_reference": "ONNX reference evaluator",
+    "onnxruntime": "ONNX Runtime",
+    "openvino": "OpenVINO",
+    "pytorch": "PyTorch",
+    "tensorrt": "TensorRT",
+    "tensorrt-rtx": "TensorRT for RTX",
+    "tensorrt_rtx": "TensorRT for RTX",
+    "torch_inductor": "PyTorch (Inductor)",
+}
+
+
+def engine_name(name: str) -> str:
+    """ "onnxruntime" → "ONNX Runtime"."""
+    return _ENGINE_NAMES.get(name, name)
+
+
+@dataclass(frozen=True)
+class Timing:
+    """One row of throughput.json; latencies in milliseconds."""
+
+    engine: str
+    graph: str
+    precision: str
+    batch: int
+    images_per_second: float | None
+    latency: Mapping[str, float | None]
+    runs: float | None
+    cov: float | None
+
+    @classmethod
+    def of(cls, row: Record) -> Timing:
+        latency, batch = row.record("latency_ms"), row.number("batch")
+        if batch is None:
+            raise row.mismatch("batch", "a number")
+        return cls(
+            engine=row.text("engine"),
+            graph=row.text("graph"),
+            precision=row.text("precision"),
+            batch=int(batch),
+            images_per_second=row.number("images_per_second"),
+            latency={key: latency.number(key) for key in latency.values},
+            runs=row.number("runs"),
+            cov=row.number("cov"),
+        )
+
+    @property
+    def key(self) -> str:
+        """As throughput.json's ratios and load times call it: "onnxruntime:model.onnx"."""
+        return f"{self.engine}:{self.graph}"
+
+    @property
+    def label(self) -> str:
+        if self.engine == "pytorch":
+            return f"PyTorch {self.precision.upper()}"
+        return f"{engine_name(self.engine)} {self.precision.upper()}, {self.graph}"
+
+    @property
+    def p50(self) -> float | None:
+        return self.latency.get("p50", self.latency.get("median"))
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """How much faster the deployed graph is than `baseline`; above 1 is faster."""
+
+    value: float
+    interval: tuple[float, float] | None
+    baseline: str
+
+    @property
+    def undecided(self) -> bool:
+        """True where the interval holds 1: no difference was shown."""
+        return self.interval is not None and self.interval[0] <= 1 <= self.interval[1]
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Typed access to one bundle. Raises `BundleError` for fields of the wrong type."""
+
+    data: BundleData
+
+    @cached_property
+    def manifest(self) -> Record:
+        return self.data.manifest_record
+
+    @cached_property
+    def parity(self) -> Record | None:
+        return self.data.parity_record
+
+    @cached_property
+    def throughput(self) -> Record | None:
+        return self.data.throughput_record
+
+    @property
+    def title(self) -> str:
+        return self.manifest.record("network").text("title")
+
+    @property
+    def precision(self) -> str:
+        return self.manifest.text("precision").upper()
+
+    @property
+    def target(self) -> str:
+        return self.manifest.text("target")
+
+    @property
+    def deployment(self) -> str:
+        """ "FP16 → ONNX Runtime"."""
+        return f"{self.precision} → {engine_name(self.target)}"
+
+    @property
+    def trained(self) -> bool:
+        return self.manifest.record("weights").flag("trained")
+
+    @property
+    def verdict(self) -> str | None:
+        return None if self.parity is None else self.parity.text("verdict")
+
+    @property
+    def reference_name(self) -> str:
+        """What parity compared with."""
+        name = "pytorch" if self.parity is None else self.parity.text("reference")
+        return engine_name(name)
+
+    def parity_number(self, key: str) -> float | None:
+        return None if self.parity is None else self.parity.number(key)
+
+    @property
+    def images(self) -> float | None:
+        return None if self.parity is None else self.parity.record("data").number("images")
+
+    @property
+    def labelled(self) -> bool:
+        return self.parity is not None and self.parity.record("data").flag("labelled")
+
+    def size(self, graph: str) -> float | None:
+        """Bytes of the manifest's "graph" or "reference"."""
+        return self.manifest.record(graph).number("bytes")
+
+    @cached_property
+    def timings(self) -> tuple[Timing, ...]:
+        if self.throughput is None:
+            return ()
+        return tuple(Timing.of(row) for row in self.throughput.records("rows"))
+
+    @property
+    def batches(self) -> list[int]:
+        return sorted({timing.batch for timing in self.timings})
+
+    def deployed(self, batch: int) -> Timing | None:
+        """The deployed graph's timing, on the target where several engines ran it."""
+        engine = self.manifest.maybe_record("engine")
+        files = {self.manifest.record("graph").text("file")}
+        files |= {engine.text("file")} if engine else set()
+        found = [t for t in self.timings if t.batch == batch and t.graph in files]
+        found.sort(key=lambda t: t.engine.replace("_", "-") != self.target)
+        return found[0] if found else None
+
+    def baseline(self, batch: int) -> Timing | None:
+        """PyTorch's timing."""
+        return next((t for t in self.timings if t.batch == batch and t.engine == "pytorch"), None)
+
+    def ratio(self, batch: int) -> Ratio | None:
+        """Deployed against PyTorch, or against whatever baseline was measured."""
+        deployed = self.deployed(batch)
+        if self.throughput is None or deployed is None:
+            return None
+        found = [
+            Ratio(value, row.interval("ci95"), row.text("baseline"))
+            for row in self.throughput.records("ratios")
+            if row.number("batch") == batch
+            and row.text("candidate") == deployed.key
+            and (value := row.number("ratio")) is not None
+        ]
+        found.sort(key=lambda ratio: not ratio.baseline.startswith("pytorch:"))
+        return found[0] if found else None
