@@ -184,16 +184,18 @@ class _Trial:
 
     def row(self) -> Row:
         latency, cov = summarise(self._seconds)
-        queries_per_second = len(self._seconds) / math.fsum(self._seconds)
+        queries_per_second = 1e3 / latency.median
+        runs = len(self._seconds)
         return Row(
             engine=self._candidate.engine,
             graph=self._candidate.graph,
             precision=self._candidate.precision,
             batch=self.batch,
-            runs=len(self._seconds),
+            runs=runs,
             rounds=len(self.medians),
             images_per_second=self.batch * queries_per_second,
             queries_per_second=queries_per_second,
+            sustained_images_per_second=self.batch * runs / math.fsum(self._seconds),
             latency_ms=latency,
             cov=cov,
             first_ms=1e3 * self._first,

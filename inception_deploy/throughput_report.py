@@ -21,8 +21,10 @@ class Row:
 
     Args:
         runs, rounds: timed runs, and the rounds they came from.
-        images_per_second, queries_per_second: sustained, from the sum of all timed runs and so from
-            the mean latency: what a busy server gets. A query is one batch.
+        queries_per_second, images_per_second: from the median latency, as the ratios are, so that
+            the two agree; a query is one batch.
+        sustained_images_per_second: from the sum of all timed runs, and so from the mean latency,
+            with whatever else the machine did meanwhile.
         latency_ms: per query.
         cov: standard deviation of the latency over its mean.
         first_ms: the very first run at this batch size, with its allocations; not among the timed.
@@ -36,6 +38,7 @@ class Row:
     rounds: int
     images_per_second: float
     queries_per_second: float
+    sustained_images_per_second: float
     latency_ms: Latency
     cov: float
     first_ms: float
