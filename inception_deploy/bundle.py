@@ -45,7 +45,7 @@ MANIFEST = "manifest.json"
 
 _REQUIRED = frozenset(
     {"network", "weights", "class_names", "preprocessing", "head", "precision", "target"}
-    | {"graph", "reference", "stages", "files"}
+    | {"graph", "reference", "stages", "files", "recipe", "data", "parity"}
 )
 
 
@@ -244,3 +244,9 @@ class Bundle:
         manifest = {**self.manifest, "files": files}
         write_json(self.path / MANIFEST, manifest)
         return Bundle(self.path, manifest)
+
+    def with_parity(self, parity: Mapping[str, Any]) -> Bundle:
+        """Replace parity.json, and the figures that the manifest repeats from it."""
+        short = {name: parity[name] for name in self.manifest["parity"]}
+        text = json.dumps(parity, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        return Bundle(self.path, {**self.manifest, "parity": short}).rewrite("parity.json", text)

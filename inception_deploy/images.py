@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -24,8 +24,9 @@ from inception_deploy.preprocess import Preprocessing
 from inception_deploy.progress import Progress
 from inception_deploy.recipe import Recipe
 from inception_deploy.reference import Reference
+from inception_deploy.shapes import Split
 
-__all__ = ["GOLDEN_IMAGES", "ImagePlan", "ImageSet", "open_images_for", "plan_images"]
+__all__ = ["GOLDEN_IMAGES", "ImagePlan", "ImageSet", "choose_images", "plan_images"]
 
 GOLDEN_IMAGES = 8
 """Images whose PyTorch outputs are recorded and kept in the bundle."""
@@ -132,46 +133,56 @@ def plan_images(recipe: Recipe, reference: Reference, progress: Progress) -> Ima
             "no --data given: parity on built-in images without labels; "
             "name labelled images to have accuracy measured"
         )
-    parity = open_images_for(
-        reference,
+    parity = choose_images(
         source,
+        reference.preprocessing,
         count=recipe.data_size,
         seed=recipe.seed,
         skip_bad=recipe.skip_bad_images,
+        class_names=reference.class_names,
+        num_classes=None if recipe.head == "features" else reference.weights.num_classes,
     )
-    calibration = open_images_for(
-        reference,
+    calibration = choose_images(
         recipe.calibration or source,
+        reference.preprocessing,
         count=recipe.calibration_size,
         seed=recipe.seed + 1,
         skip_bad=recipe.skip_bad_images,
-        for_calibration=True,
+        split="train",
     )
     return ImagePlan(parity, calibration)
 
 
-def open_images_for(
-    reference: Reference,
+def choose_images(
     source: str | None,
+    preprocessing: Preprocessing,
     *,
     count: int,
     seed: int,
     skip_bad: bool,
-    for_calibration: bool = False,
+    class_names: Sequence[str] | None = None,
+    num_classes: int | None = None,
+    split: Split = "val",
 ) -> ImageSet:
-    """At most `count` images of `source` (None: built-in, without labels) for a network.
+    """A seeded, class-balanced choice of at most `count` images of `source`.
 
-    Calibration takes the training split of the built-in task, so that no image serves both.
+    Args:
+        source: as for `open_dataset`; None takes the built-in images without their labels.
+        class_names, num_classes: of the network; without `num_classes` labels are not looked at.
+        split: of the built-in task; calibration takes "train", so that no image serves both.
+
+    Raises:
+        DataError: the source cannot be used, or its labels are not classes of the network.
     """
-    use_labels = source is not None and not for_calibration and reference.module.head != "features"
+    use_labels = source is not None and num_classes is not None
     dataset = open_dataset(
         source or "shapes",
-        split="train" if for_calibration else "val",
+        split=split,
         size=count,
-        image_size=reference.preprocessing.size,
-        class_names=reference.class_names if use_labels else None,
+        image_size=preprocessing.size,
+        class_names=class_names if use_labels else None,
     )
-    if use_labels:
-        check_labels(dataset, reference.weights.num_classes)
+    if use_labels and num_classes is not None:
+        check_labels(dataset, num_classes)
     indices = subset(dataset, min(count, len(dataset)), seed=seed)
-    return ImageSet(dataset, indices, reference.preprocessing, skip_bad, use_labels)
+    return ImageSet(dataset, indices, preprocessing, skip_bad, use_labels)

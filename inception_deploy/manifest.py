@@ -61,6 +61,7 @@ def compose(
         "weights": asdict(reference.weights),
         "class_names": None if reference.class_names is None else list(reference.class_names),
         "preprocessing": reference.preprocessing.to_dict(),
+        "data": recipe.data or reference.default_data,
         "head": recipe.head,
         "precision": recipe.precision,
         "target": recipe.target,

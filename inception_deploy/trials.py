@@ -31,7 +31,14 @@ from inception_deploy.preprocess import Preprocessing
 from inception_deploy.progress import Progress
 from inception_deploy.throughput import Candidate, ThroughputReport, measure
 
-__all__ = ["parity_trial", "sample_predictions", "speed_trial", "torch_predictor", "with_blocks"]
+__all__ = [
+    "filled",
+    "parity_trial",
+    "sample_predictions",
+    "speed_trial",
+    "torch_predictor",
+    "with_blocks",
+]
 
 SAMPLES = 8
 THUMBNAIL = 128
@@ -137,11 +144,16 @@ def speed_trial(
     ]
     return measure(
         candidates,
-        lambda size: np.resize(inputs, (size, *inputs.shape[1:])),
+        lambda size: filled(inputs, size),
         batches=batches,
         seconds=seconds,
         progress=progress,
     )
+
+
+def filled(inputs: FloatArray, size: int) -> FloatArray:
+    """A batch of `size` images, repeating `inputs` (N, 3, H, W) as often as it takes."""
+    return np.resize(inputs, (size, *inputs.shape[1:]))
 
 
 def _sample(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from hypothesis import settings
 
 # torchvision's compiled operators belong to another torch build than a CPU one from the registry;
 # its Python import only needs their schemas to exist. Kept alive for the whole session.
@@ -14,3 +15,7 @@ for _name in ("nms", "qnms"):
         )
 
 torch.set_num_threads(2)
+
+# CI shares its two cores: a slow example says nothing about the code under test.
+settings.register_profile("inception-deploy", deadline=None, print_blob=True)
+settings.load_profile("inception-deploy")

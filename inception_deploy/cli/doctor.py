@@ -39,7 +39,7 @@ def command(terminal: Terminal) -> int:
         )
     else:
         table = Table(title="Engines", title_justify="left", title_style="bold")
-        for header in ("engine", "works", "version", "devices", "to add it"):
+        for header in ("engine", "works", "version", "devices", "remarks"):
             table.add_column(header, overflow="fold")
         for name, found in engines.items():
             table.add_row(

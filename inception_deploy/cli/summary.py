@@ -9,15 +9,15 @@ from rich.table import Table
 from inception_deploy.bundle import Bundle
 from inception_deploy.cli.console import Terminal
 
-__all__ = ["number", "print_summary", "verdict_exit_code"]
+__all__ = ["EXIT_CODES", "number", "print_summary", "verdict_exit_code"]
 
 _VERDICT_STYLE = {"PASS": "green", "FAIL": "red", "INCONCLUSIVE": "yellow", "NOT_ASKED": "dim"}
-_EXIT_CODES = {"PASS": 0, "NOT_ASKED": 0, "FAIL": 1, "INCONCLUSIVE": 4}
+EXIT_CODES = {"PASS": 0, "NOT_ASKED": 0, "FAIL": 1, "INCONCLUSIVE": 4}
 
 
 def verdict_exit_code(bundle: Bundle) -> int:
     """0 pass or not asked, 1 fail, 4 inconclusive."""
-    return _EXIT_CODES[bundle.manifest["parity"]["verdict"]]
+    return EXIT_CODES[bundle.manifest["parity"]["verdict"]]
 
 
 def number(value: float | None, unit: str = "", digits: int = 4) -> str:

@@ -22,6 +22,12 @@ FIELDS: dict[str, Any] = {
     "graph": {"file": "model.onnx"},
     "reference": {"file": "reference.onnx"},
     "stages": [],
+    "recipe": {},
+    "data": None,
+    "parity": {},
+    "recipe": {},
+    "data": None,
+    "parity": {},
 }
 
 
