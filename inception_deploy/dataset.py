@@ -159,7 +159,7 @@ def open_dataset(
             return open_npz(path)
     except OSError as error:
         raise DataError(
-            f"cannot read '{path}' ({error.strerror}); check its permissions"
+            f"cannot read '{error.filename or path}' ({error.strerror}); check its permissions"
         ) from error
     raise DataError(f"'{path}' is neither an image folder nor a .csv or .npz file")
 
@@ -272,7 +272,7 @@ def _stack(rows: list[tuple[Sample, NDArray[np.float32]]]) -> Batch:
     samples = [sample for sample, _ in rows]
     labels = [sample.label for sample in samples if sample.label is not None]
     return Batch(
-        inputs=np.stack([values for _, values in rows]),
+        inputs=np.ascontiguousarray(np.stack([values for _, values in rows])),
         labels=np.array(labels, np.int64) if len(labels) == len(samples) else None,
         indices=np.array([sample.index for sample in samples], np.int64),
         names=tuple(sample.name for sample in samples),
