@@ -1,0 +1,1 @@
+"""Measurements and training runs behind the figures in the documentation."""
