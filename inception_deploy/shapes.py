@@ -1,8 +1,8 @@
 """The built-in image task `shapes`: 24 classes of textured shapes on cluttered backgrounds.
 
-An endless supply of labelled images that needs no download: eight shapes × three textures, drawn
-from signed distances over the pixel grid. Each image depends on (seed, split, index) alone, so any
-one can be made without its neighbours, and the train and val splits never share a stream.
+An endless supply of labelled images that needs no download: eight shapes × three textures. Each
+image depends on (seed, split, index) alone, so any one can be made without its neighbours, and the
+train and val splits never share a stream.
 
 The scene is described in units of the image side, so the same index shows the same scene at every
 size; only the sensor noise is per pixel. The class is that of the one whole shape in the picture.
@@ -14,115 +14,35 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Literal, TypeAlias, get_args
 
+import click
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
+from inception_deploy.drawing import SHAPES, TEXTURES, Canvas, Field, Plane
 from inception_deploy.errors import DataError
 
-__all__ = ["CLASS_NAMES", "GENERATOR_VERSION", "NATIVE_SIZE", "Shapes", "Split", "write_folder"]
+__all__ = [
+    "CLASS_NAMES",
+    "GENERATOR_VERSION",
+    "NATIVE_SIZE",
+    "Shapes",
+    "Split",
+    "main",
+    "write_folder",
+]
 
 Split: TypeAlias = Literal["train", "val"]
-Plane: TypeAlias = NDArray[np.float32]
 
 GENERATOR_VERSION = 1  # part of the digest: raised whenever a given index would look different
 NATIVE_SIZE = 96  # pixels; what the embedded networks are trained on
 
-_FIVE_FOLD = 2 * math.pi / 5
-# 5-pointed star with circumradius 1 and inner radius 0.45: the edge from tip to notch
-_STAR_TIP = (1.0, 0.0)
-_STAR_NOTCH = (0.45 * math.cos(_FIVE_FOLD / 2), 0.45 * math.sin(_FIVE_FOLD / 2))
-
-
-def _plane(values: NDArray[Any]) -> Plane:
-    """Single precision throughout: half the memory traffic, and no surprise by promotion."""
-    return np.asarray(values, np.float32)
-
-
-def _disc(x: Plane, y: Plane) -> Plane:
-    return np.sqrt(x * x + y * y) - np.float32(0.85)
-
-
-def _ring(x: Plane, y: Plane) -> Plane:
-    return np.abs(np.sqrt(x * x + y * y) - np.float32(0.68)) - np.float32(0.26)
-
-
-def _square(x: Plane, y: Plane) -> Plane:
-    return np.maximum(np.abs(x), np.abs(y)) - np.float32(0.75)
-
-
-def _triangle(x: Plane, y: Plane) -> Plane:
-    sloped = np.float32(0.75**0.5) * np.abs(x) + np.float32(0.5) * y
-    return np.maximum(sloped, -y) - np.float32(0.5)
-
-
-def _star(x: Plane, y: Plane) -> Plane:
-    angle = np.arctan2(y, x)
-    angle = np.abs(angle - np.float32(_FIVE_FOLD) * np.rint(angle * np.float32(1 / _FIVE_FOLD)))
-    radius = np.sqrt(x * x + y * y)
-    along, across = radius * np.cos(angle), radius * np.sin(angle)
-    edge_x, edge_y = _STAR_NOTCH[0] - _STAR_TIP[0], _STAR_NOTCH[1] - _STAR_TIP[1]
-    length = math.hypot(edge_x, edge_y)
-    normal_x, normal_y = np.float32(edge_y / length), np.float32(edge_x / length)
-    return _plane((along - np.float32(_STAR_TIP[0])) * normal_x - across * normal_y)
-
-
-def _cross(x: Plane, y: Plane) -> Plane:
-    x, y = np.abs(x), np.abs(y)
-    return np.maximum(np.maximum(x, y) - np.float32(0.9), np.minimum(x, y) - np.float32(0.32))
-
-
-def _crescent(x: Plane, y: Plane) -> Plane:
-    bite = np.sqrt((x - np.float32(0.5)) ** 2 + y * y) - np.float32(0.68)
-    return np.maximum(np.sqrt(x * x + y * y) - np.float32(0.9), -bite)
-
-
-def _heart(x: Plane, y: Plane) -> Plane:
-    # a square standing on its corner, with a disc on each of its two upper sides
-    x, y = np.abs(x), y + np.float32(0.12)
-    u, v = np.float32(0.5**0.5) * (x + y), np.float32(0.5**0.5) * (x - y)
-    square = np.maximum(np.abs(u), np.abs(v)) - np.float32(0.55)
-    lobe = np.sqrt((u - np.float32(0.55)) ** 2 + v * v) - np.float32(0.55)
-    return _plane(np.minimum(square, lobe))
-
-
-def _striped(u: Plane, v: Plane) -> Plane:
-    return _plane(np.sin(np.float32(2 * math.pi) * u))
-
-
-def _dotted(u: Plane, v: Plane) -> Plane:
-    u, v = u - np.rint(u), v - np.rint(v)
-    return (np.float32(0.3) - np.sqrt(u * u + v * v)) * np.float32(5)
-
-
-def _checkered(u: Plane, v: Plane) -> Plane:
-    waves = np.sin(np.float32(math.pi) * u) * np.sin(np.float32(math.pi) * v)
-    return _plane(waves * np.float32(1.5))
-
-
-Field: TypeAlias = Callable[[Plane, Plane], Plane]
-
-# signed distance (negative inside) of a shape of circumradius ≈ 1
-_SHAPES: dict[str, Field] = {
-    "disc": _disc,
-    "ring": _ring,
-    "square": _square,
-    "triangle": _triangle,
-    "star": _star,
-    "cross": _cross,
-    "crescent": _crescent,
-    "heart": _heart,
-}
-# positive where the first colour goes, negative where the second does; period 1 (checks: 2)
-_TEXTURES: dict[str, Field] = {"striped": _striped, "dotted": _dotted, "checkered": _checkered}
-
-CLASS_NAMES: tuple[str, ...] = tuple(f"{t} {s}" for s in _SHAPES for t in _TEXTURES)
+CLASS_NAMES: tuple[str, ...] = tuple(f"{t} {s}" for s in SHAPES for t in TEXTURES)
 
 
 class _Draws:
@@ -146,50 +66,7 @@ class _Draws:
         return self._rng.random(shape, dtype=np.float32) - self._rng.random(shape, np.float32)
 
 
-class _Canvas:
-    """RGB planes (3, n, n) in 0–1, painted through signed distances in units of the image side."""
-
-    def __init__(self, size: int) -> None:
-        self.size = size
-        self.grid: Plane = ((np.arange(size, dtype=np.float32) + np.float32(0.5)) / size).astype(
-            np.float32
-        )
-        self.pixels: Plane = np.empty((3, size, size), np.float32)
-
-    def window(self, x: float, y: float, reach: float) -> tuple[slice, slice] | None:
-        """Rows and columns within `reach` of (x, y); None where that is off the canvas."""
-        spans = []
-        for centre in (y, x):
-            low = max(int((centre - reach) * self.size), 0)
-            high = min(math.ceil((centre + reach) * self.size), self.size)
-            if low >= high:
-                return None
-            spans.append(slice(low, high))
-        return spans[0], spans[1]
-
-    def local(
-        self, where: tuple[slice, slice], x: float, y: float, angle: float, scale: float
-    ) -> tuple[Plane, Plane]:
-        """Coordinates of a window's pixels in a frame at (x, y), turned and scaled."""
-        cos, sin = np.float32(math.cos(angle) / scale), np.float32(math.sin(angle) / scale)
-        across = (self.grid[where[1]] - np.float32(x))[None, :]
-        down = (self.grid[where[0]] - np.float32(y))[:, None]
-        return cos * across + sin * down, cos * down - sin * across
-
-    def cover(self, distance: Plane, softness: float = 0.0) -> Plane:
-        """Signed distance (image sides) → coverage 0–1, one pixel (plus `softness`) wide."""
-        width = 1.0 / self.size + softness
-        return _plane(np.clip(np.float32(0.5) - distance * np.float32(1 / width), 0, 1))
-
-    def paint(self, where: tuple[slice, slice], cover: Plane, fill: Plane) -> None:
-        """Lay `fill` (3,) or (3, h, w) over a window, weighted by `cover` (h, w)."""
-        region = self.pixels[:, where[0], where[1]]
-        if fill.ndim == 1:
-            fill = fill[:, None, None]
-        region += cover * (fill - region)
-
-
-def _background(canvas: _Canvas, draw: _Draws, hardness: float) -> None:
+def _background(canvas: Canvas, draw: _Draws, hardness: float) -> None:
     """A gradient between two colours, a faint wave and a few soft blobs."""
     everywhere = (slice(None), slice(None))
     ramp, _ = canvas.local(everywhere, 0.5, 0.5, draw(0, 2 * math.pi), 1.4)
@@ -203,7 +80,7 @@ def _background(canvas: _Canvas, draw: _Draws, hardness: float) -> None:
         _blob(canvas, draw, draw(0.1, 0.35), draw(0.3, 0.8))
 
 
-def _blob(canvas: _Canvas, draw: _Draws, radius: float, opacity: float) -> None:
+def _blob(canvas: Canvas, draw: _Draws, radius: float, opacity: float) -> None:
     """A soft-edged ellipse."""
     x, y = draw(), draw()
     where = canvas.window(x, y, 1.3 * radius)
@@ -215,7 +92,7 @@ def _blob(canvas: _Canvas, draw: _Draws, radius: float, opacity: float) -> None:
     canvas.paint(where, falloff * np.float32(opacity), colour)
 
 
-def _stroke(canvas: _Canvas, draw: _Draws, x: float, y: float) -> None:
+def _stroke(canvas: Canvas, draw: _Draws, x: float, y: float) -> None:
     """A straight bar through (x, y)."""
     half, thickness = draw(0.08, 0.4), draw(0.008, 0.03)
     angle, colour = draw(0, math.pi), draw.colour()
@@ -228,7 +105,7 @@ def _stroke(canvas: _Canvas, draw: _Draws, x: float, y: float) -> None:
 
 
 def _texture(
-    canvas: _Canvas, draw: _Draws, where: tuple[slice, slice], texture: Field, contrast: float
+    canvas: Canvas, draw: _Draws, where: tuple[slice, slice], texture: Field, contrast: float
 ) -> Plane:
     """Two colours, `contrast` apart, laid out by a texture: (3, h, w)."""
     period = draw(0.1, 0.16)
@@ -236,14 +113,15 @@ def _texture(
     mix = np.clip(texture(u, v) * np.float32(2.5 * period * canvas.size / 12), -1, 1)
     base, direction = draw.colour(), draw.colour() - np.float32(0.5)
     direction *= np.float32(contrast / max(float(np.linalg.norm(direction)), 0.05))
-    return _plane(base[:, None, None] + direction[:, None, None] * mix)
+    fill: Plane = base[:, None, None] + direction[:, None, None] * mix
+    return fill
 
 
-def _fragment(canvas: _Canvas, draw: _Draws, hardness: float) -> None:
+def _fragment(canvas: Canvas, draw: _Draws, hardness: float) -> None:
     """What is left of some shape behind a straight cut: a distractor, never a whole shape."""
     x, y, radius = draw(), draw(), draw(0.08, 0.14 + 0.12 * hardness)
-    shape = list(_SHAPES.values())[draw.below(len(_SHAPES))]
-    texture = list(_TEXTURES.values())[draw.below(len(_TEXTURES))]
+    shape = list(SHAPES.values())[draw.below(len(SHAPES))]
+    texture = list(TEXTURES.values())[draw.below(len(TEXTURES))]
     angle, cut_angle, cut = draw(0, 2 * math.pi), draw(0, 2 * math.pi), draw(-0.25, 0.15)
     textured, contrast, colour = draw() < 0.5 * hardness, draw(0.15, 0.5), draw.colour()
     where = canvas.window(x, y, 1.05 * radius)
@@ -257,7 +135,7 @@ def _fragment(canvas: _Canvas, draw: _Draws, hardness: float) -> None:
 
 
 def _subject(
-    canvas: _Canvas, draw: _Draws, shape: Field, texture: Field, hardness: float
+    canvas: Canvas, draw: _Draws, shape: Field, texture: Field, hardness: float
 ) -> tuple[float, float, float]:
     """The one whole shape; returns its centre and radius."""
     radius = draw(0.3 - 0.11 * hardness, 0.4)
@@ -275,10 +153,10 @@ def _subject(
 
 
 def _render(label: int, draw: _Draws, size: int) -> NDArray[np.uint8]:
-    shape = list(_SHAPES.values())[label // len(_TEXTURES)]
-    texture = list(_TEXTURES.values())[label % len(_TEXTURES)]
-    canvas = _Canvas(size)
-    hardness = draw() ** 1.5
+    shape = list(SHAPES.values())[label // len(TEXTURES)]
+    texture = list(TEXTURES.values())[label % len(TEXTURES)]
+    canvas = Canvas(size)
+    hardness = draw() ** 2  # 0–1: most pictures are easy, a few nearly hopeless
     _background(canvas, draw, hardness)
     for _ in range(1 + draw.below(1 + 5 * hardness)):
         _fragment(canvas, draw, hardness)
@@ -386,3 +264,19 @@ def write_folder(
         Image.fromarray(source.image(index)).save(file, quality=95, subsampling=0)
         written.append(file)
     return tuple(written)
+
+
+@click.command()
+@click.argument("path", type=click.Path(file_okay=False, path_type=Path))
+@click.option("--count", type=click.IntRange(min=1), default=24, show_default=True)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option("--split", type=click.Choice(get_args(Split)), default="val", show_default=True)
+@click.option("--size", type=click.IntRange(min=16), default=NATIVE_SIZE, show_default=True)
+def main(path: Path, count: int, seed: int, split: Split, size: int) -> None:
+    """Write COUNT images of the task `shapes` to PATH, one subfolder per class."""
+    files = write_folder(path, count, seed, split, size)
+    click.echo(f"wrote {len(files)} images of 'shapes' ({split}, seed {seed}) to {path}")
+
+
+if __name__ == "__main__":
+    main()

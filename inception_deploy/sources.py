@@ -92,7 +92,7 @@ def read_image(path: Path, name: str | None = None) -> Image.Image:
     except (OSError, SyntaxError, ValueError, EOFError, struct.error) as error:
         reason = " ".join(str(error).replace(repr(str(path)), "it").split())
         raise UnreadableImage(
-            name, f"cannot read image '{name}' ({reason}); remove it or allow skipping bad images"
+            name, f"cannot read image '{name}' ({reason}); remove it or pass --skip-bad-images"
         ) from error
 
 

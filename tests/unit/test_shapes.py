@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from inception_deploy import shapes
+from inception_deploy.drawing import SHAPES, TEXTURES
 from inception_deploy.errors import DataError
 from inception_deploy.shapes import CLASS_NAMES, Shapes, write_folder
 
@@ -67,10 +67,10 @@ def test_the_scene_is_the_same_at_every_size() -> None:
     assert np.mean(differences) < 0.25 * np.mean(strangers)
 
 
-@pytest.mark.parametrize("name", [*shapes._SHAPES, *shapes._TEXTURES])
+@pytest.mark.parametrize("name", [*SHAPES, *TEXTURES])
 def test_no_class_is_chiral(name: str) -> None:
     """Each shape and texture has a mirror axis, so mirroring a picture only turns the subject."""
-    field = {**shapes._SHAPES, **shapes._TEXTURES}[name]
+    field = {**SHAPES, **TEXTURES}[name]
     x, y = np.meshgrid(*[np.linspace(-1.2, 1.2, 49, dtype=np.float32)] * 2)
     values = field(x, y)
     assert values.dtype == np.float32
@@ -78,10 +78,10 @@ def test_no_class_is_chiral(name: str) -> None:
     assert any(np.allclose(values, other, atol=1e-5) for other in mirrored)
 
 
-@pytest.mark.parametrize("name", list(shapes._SHAPES))
+@pytest.mark.parametrize("name", list(SHAPES))
 def test_shapes_are_comparable_in_size(name: str) -> None:
     x, y = np.meshgrid(*[np.linspace(-1.5, 1.5, 151, dtype=np.float32)] * 2)
-    inside = shapes._SHAPES[name](x, y) < 0
+    inside = SHAPES[name](x, y) < 0
     area = inside.mean() * 9
     assert 0.9 < area < 2.4, f"area {area:.2f} in units of the squared radius"
     assert np.hypot(x, y)[inside].max() < 1.2, "the painting window reaches 1.2 radii"
