@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Sequence
+from functools import cache
 from importlib import resources
 from pathlib import Path
 
@@ -41,22 +42,31 @@ def render(bundles: Sequence[BundleData]) -> str:
     facts = [Facts(data) for data in bundles]
     style = resources.files("inception_deploy.reporting").joinpath("style.css").read_text("utf-8")
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
-    environment = Environment(
+    views = [BundleView.of(f, number) for number, f in enumerate(facts, 1)]
+    return (
+        _environment()
+        .get_template("report.html.j2")
+        .render(
+            style=Markup(style),  # our own file; its hash is what the policy allows
+            style_digest=digest,
+            bundles=views,
+            comparison=ComparisonView.of(facts) if len(facts) > 1 else None,
+            tradeoff=tradeoff(facts, "tradeoff"),
+            timing_columns=TIMING_COLUMNS,
+            block_columns=BLOCK_COLUMNS,
+        )
+    )
+
+
+@cache
+def _environment() -> Environment:
+    """The templates; compiled once per process."""
+    return Environment(
         loader=PackageLoader("inception_deploy.reporting"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-    )
-    views = [BundleView.of(f, number) for number, f in enumerate(facts, 1)]
-    return environment.get_template("report.html.j2").render(
-        style=Markup(style),  # our own file; its hash is what the policy allows
-        style_digest=digest,
-        bundles=views,
-        comparison=ComparisonView.of(facts) if len(facts) > 1 else None,
-        tradeoff=tradeoff(facts, "tradeoff"),
-        timing_columns=TIMING_COLUMNS,
-        block_columns=BLOCK_COLUMNS,
     )
 
 

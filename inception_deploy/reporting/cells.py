@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from inception_deploy.reporting.numerals import significant
+
 __all__ = ["BLANK", "Cell", "Row", "cell", "plain", "plain_rows"]
 
 
@@ -65,7 +67,7 @@ def plain(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
-        return f"{value:g}"
+        return f"{value:g}" if math.isfinite(value) else significant(value)
     if isinstance(value, list):
         return ", ".join(plain(item) for item in value) or "–"
     if isinstance(value, dict):

@@ -23,6 +23,11 @@ from inception_deploy.reporting.scales import linear_ticks, log_ticks, tick_labe
 __all__ = ["Bar", "Dot", "Line", "Panel", "bars", "depth", "lines", "span"]
 
 
+# An error axis starts at most twelve decades below its largest value, and never ends below this.
+_DEPTH_RANGE = 1e-12
+_LEAST_ERROR = 1e-30
+
+
 @dataclass(frozen=True)
 class Bar:
     """A horizontal bar with ascending `ends`: solid to the first, paler to each further one."""
@@ -153,14 +158,16 @@ def depth(rows: Sequence[Dot], heading: Heading, *, x_label: str) -> Markup:
     bottom = top + row_height * len(rows)
     finite = [r.value for r in rows if r.value is not None and math.isfinite(r.value)]
     largest = max(finite, default=0.0)
-    ticks = log_ticks(min((v for v in finite if v > 0), default=1e-7), largest or 1e-6)
+    reach = max(largest, _LEAST_ERROR)
+    smallest = min((value for value in finite if value > 0), default=reach / 10)
+    ticks = log_ticks(max(smallest, reach * _DEPTH_RANGE), reach)
     low, high = math.log10(ticks[0]), math.log10(ticks[-1])
     # a column for what has no place on a log axis, where something needs it
     start = left + (48 if any(row.value is None or row.value <= 0 for row in rows) else 8)
     stop = WIDTH - 16
 
     def across(value: float) -> float:
-        return start + (stop - start) * (math.log10(value) - low) / (high - low)
+        return start + (stop - start) * (math.log10(max(value, ticks[0])) - low) / (high - low)
 
     canvas.text(WIDTH, 12, x_label, "muted", "end")
     # a label every so many decades, so that they never touch; 2 and 5 where there is room

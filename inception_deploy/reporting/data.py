@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -70,6 +71,20 @@ class Record:
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise self.mismatch(key, "a number or null")
         return float(value)
+
+    def magnitude(self, key: str) -> float | None:
+        """A number that cannot be negative: an error, a time, a count, a size."""
+        value = self.number(key)
+        if value is not None and value < 0:
+            raise self.mismatch(key, "a number of at least 0")
+        return value
+
+    def percentage(self, key: str) -> float | None:
+        """A number from 0 to 100, or NaN."""
+        value = self.number(key)
+        if value is not None and not math.isnan(value) and not 0 <= value <= 100:
+            raise self.mismatch(key, "a percentage from 0 to 100")
+        return value
 
     def interval(self, key: str) -> tuple[float, float] | None:
         """A pair of numbers, or None where it or either end is null or missing."""

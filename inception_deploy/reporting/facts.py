@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -40,21 +41,23 @@ class Timing:
     latency: Mapping[str, float | None]
     runs: float | None
     cov: float | None
+    first: float | None
 
     @classmethod
     def of(cls, row: Record) -> Timing:
-        latency, batch = row.record("latency_ms"), row.number("batch")
-        if batch is None:
+        latency, batch = row.record("latency_ms"), row.magnitude("batch")
+        if batch is None or not math.isfinite(batch):
             raise row.mismatch("batch", "a number")
         return cls(
             engine=row.text("engine"),
             graph=row.text("graph"),
             precision=row.text("precision"),
             batch=int(batch),
-            images_per_second=row.number("images_per_second"),
-            latency={key: latency.number(key) for key in latency.values},
-            runs=row.number("runs"),
-            cov=row.number("cov"),
+            images_per_second=row.magnitude("images_per_second"),
+            latency={key: latency.magnitude(key) for key in latency.values},
+            runs=row.magnitude("runs"),
+            cov=row.magnitude("cov"),
+            first=row.magnitude("first_ms"),
         )
 
     @property
@@ -139,9 +142,17 @@ class Facts:
     def parity_number(self, key: str) -> float | None:
         return None if self.parity is None else self.parity.number(key)
 
+    def parity_percentage(self, key: str) -> float | None:
+        return None if self.parity is None else self.parity.percentage(key)
+
     @property
-    def images(self) -> float | None:
-        return None if self.parity is None else self.parity.record("data").number("images")
+    def images(self) -> int | None:
+        """How many were compared."""
+        data = None if self.parity is None else self.parity.record("data")
+        value = data.magnitude("images") if data else None
+        if data and value is not None and not math.isfinite(value):
+            raise data.mismatch("images", "a count")
+        return None if value is None else int(value)
 
     @property
     def labelled(self) -> bool:
@@ -149,7 +160,7 @@ class Facts:
 
     def size(self, graph: str) -> float | None:
         """Bytes of the manifest's "graph" or "reference"."""
-        return self.manifest.record(graph).number("bytes")
+        return self.manifest.record(graph).magnitude("bytes")
 
     @cached_property
     def timings(self) -> tuple[Timing, ...]:
@@ -184,7 +195,7 @@ class Facts:
             for row in self.throughput.records("ratios")
             if row.number("batch") == batch
             and row.text("candidate") == deployed.key
-            and (value := row.number("ratio")) is not None
+            and (value := row.magnitude("ratio")) is not None
         ]
         found.sort(key=lambda ratio: not ratio.baseline.startswith("pytorch:"))
         return found[0] if found else None

@@ -112,17 +112,19 @@ def _reference(facts: Facts, label: str, batch: int, labelled: bool) -> _Candida
         label,
         f"{facts.title}, {facts.reference_name} FP32",
         timing,
-        facts.parity_number("top1_reference") if labelled else same,
+        facts.parity_percentage("top1_reference") if labelled else same,
         facts.size("reference"),
         reference=True,
     )
 
 
 def _deployed(facts: Facts, label: str, batch: int, labelled: bool) -> _Candidate:
-    accuracy = facts.parity_number("top1_deployed" if labelled else "top1_agreement")
+    accuracy = facts.parity_percentage("top1_deployed" if labelled else "top1_agreement")
     drop = facts.parity.interval("drop_ci95") if facts.parity and labelled else None
-    before = facts.parity_number("top1_reference")
-    interval = (before - drop[1], before - drop[0]) if drop and before is not None else None
+    before = facts.parity_percentage("top1_reference")
+    interval = None
+    if drop and before is not None and all(map(math.isfinite, drop)):
+        interval = before - drop[1], before - drop[0]
     detail = f"{facts.title}, {facts.deployment}{'' if facts.trained else ', NOT TRAINED'}"
     timing = facts.deployed(batch)
     return _candidate(label, detail, timing, accuracy, facts.size("graph"), interval=interval)
@@ -181,7 +183,7 @@ def _series(facts: Facts) -> dict[str, int]:
 
 
 def _why_untimed(facts: Facts) -> str:
-    missing = "there is no throughput.json; measure with `inception-deploy bench`"
+    missing = "there is no throughput.json; measure with inception-deploy bench"
     return missing if facts.throughput is None else "throughput.json has no rows"
 
 
@@ -253,7 +255,7 @@ def blocks(facts: Facts, ident: str) -> Plot:
     if not rows:
         why = "parity.json lists no blocks; the target may not expose intermediate outputs"
         return Plot(title, None, "there is no parity.json" if facts.parity is None else why)
-    dots = [Dot(row.text("name"), row.number("max_rel_error")) for row in rows]
+    dots = [Dot(row.text("name"), row.magnitude("max_rel_error")) for row in rows]
     known = [dot for dot in dots if dot.value is not None and not math.isnan(dot.value)]
     worst = max(known, key=lambda dot: dot.value or 0.0, default=None)
     spoken = f"{len(dots)} blocks in processing order"

@@ -12,7 +12,7 @@ __all__ = ["linear_ticks", "log_ticks", "tick_labels"]
 
 def linear_ticks(low: float, high: float, about: int = 5) -> list[float]:
     """Multiples of 1, 2 or 5 × 10ⁿ, the first at or below `low`, the last at or above `high`."""
-    if high <= low:
+    if not high - low > 1e-300:  # nothing, or too little for a logarithm
         high = low + 1
     step = 10.0 ** math.floor(math.log10((high - low) / about))
     step = next(step * m for m in (1, 2, 5, 10) if (high - low) / (step * m) <= about)

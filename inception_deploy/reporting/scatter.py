@@ -15,8 +15,8 @@ __all__ = ["Bubble", "bubbles"]
 
 _TOP, _BOTTOM = 40.0, 290.0
 _BOLD_CHARACTER = CHARACTER * 1.15
-_LARGEST = 26.0  # radius of the largest bubble
-_SMALLEST = 5.0
+_LARGEST, _LARGEST_OF_MANY = 26.0, 12.0  # radius of the largest bubble
+_SMALLEST = 4.0
 # an axis never spans less than this many points, so that noise does not look like a cliff
 _LEAST_SPAN = 2.0
 
@@ -110,7 +110,9 @@ def bubbles(
     if len(points) > 2:
         canvas.path(_front(points, frame), "front")
     largest = max(p.size for p in points) or 1.0
-    radii = [max(_LARGEST * math.sqrt(p.size / largest), _SMALLEST) for p in points]
+    # many bubbles are smaller, so that they hide less of each other
+    widest = max(_LARGEST - 0.6 * len(points), _LARGEST_OF_MANY)
+    radii = [max(widest * math.sqrt(p.size / largest), _SMALLEST) for p in points]
     placed = [(p, frame.across(p.x), frame.up(p.y), r) for p, r in zip(points, radii, strict=True)]
     # small ones last, so that none hides beneath a large one
     for p, x, y, radius in sorted(placed, key=lambda item: -item[3]):

@@ -9,6 +9,7 @@ from inception_deploy.reporting.cells import BLANK, Cell, Row, cell
 from inception_deploy.reporting.data import Record
 from inception_deploy.reporting.facts import Facts, Ratio, Timing
 from inception_deploy.reporting.numerals import (
+    MINUS,
     THIN,
     count,
     file_size,
@@ -53,6 +54,7 @@ TIMING_COLUMNS = (
     "p99",
     "max",
     "mean",
+    "first",
     "std/mean",
     "Runs",
 )
@@ -65,7 +67,10 @@ _milliseconds = partial(quantity, unit="ms")
 
 
 def _cosine(value: float) -> str:
-    return f"{value:.7g}"
+    """Close to 1, where only the distance from it tells anything, "1 − 4.2×10⁻⁸"."""
+    if 0.99 < value < 1:
+        return f"1 {MINUS} {significant(1 - value, 2)}"
+    return significant(value, 4)
 
 
 def _why_unlabelled(facts: Facts) -> str:
@@ -103,8 +108,8 @@ def _accuracy_rows(facts: Facts) -> list[Row]:
         Row(
             "Top-1 accuracy",
             (
-                cell(facts.parity_number("top1_reference"), percent, why),
-                cell(facts.parity_number("top1_deployed"), percent, why),
+                cell(facts.parity_percentage("top1_reference"), percent, why),
+                cell(facts.parity_percentage("top1_deployed"), percent, why),
                 _drop(facts),
             ),
         ),
@@ -112,7 +117,7 @@ def _accuracy_rows(facts: Facts) -> list[Row]:
     ]
     if facts.parity is None:
         return rows
-    five = facts.parity_number("top5_agreement")
+    five = facts.parity_percentage("top5_agreement")
     rows.append(Row("Top-5 agreement", (BLANK, BLANK, cell(five, percent, _no_agreement(facts)))))
     if flips := facts.parity.maybe_record("flips"):
         harmful, helpful = flips.number("harmful"), flips.number("beneficial")
@@ -145,7 +150,7 @@ def _drop(facts: Facts, *, terse: bool = False) -> Cell:
 
 
 def _agreement(facts: Facts) -> Cell:
-    value, images = facts.parity_number("top1_agreement"), facts.images
+    value, images = facts.parity_percentage("top1_agreement"), facts.images
     note = ""
     if value is not None and images:
         note = f"{count(value / 100 * images)} of {count(images)} images"
@@ -236,8 +241,8 @@ def comparison_rows(bundles: Sequence[Facts], batch: int | None) -> list[tuple[C
         untimed = "there is no throughput.json" if facts.throughput is None else f"batch {batch}"
         rows.append(
             (
-                cell(facts.parity_number("top1_reference"), percent, why),
-                cell(facts.parity_number("top1_deployed"), percent, why),
+                cell(facts.parity_percentage("top1_reference"), percent, why),
+                cell(facts.parity_percentage("top1_deployed"), percent, why),
                 _drop(facts, terse=True),
                 _agreement(facts),
                 cell(timing.p50 if timing else None, _milliseconds, untimed),
@@ -261,6 +266,7 @@ def timing_rows(facts: Facts) -> list[Row]:
                     cell(timing.latency.get(key), significant)
                     for key in ("min", "p50", "p90", "p95", "p99", "max", "mean")
                 ),
+                cell(timing.first, significant),
                 cell(timing.cov, lambda value: significant(value, 2)),
                 cell(timing.runs, count),
             ),
@@ -275,8 +281,8 @@ def block_rows(facts: Facts) -> list[Row]:
     for block in facts.parity.records("blocks") if facts.parity else ():
         why = block.maybe_text("reason") or ""
         cells = (
-            cell(block.number("max_rel_error"), significant, why),
-            cell(block.number("max_abs_error"), significant, why),
+            cell(block.magnitude("max_rel_error"), significant, why),
+            cell(block.magnitude("max_abs_error"), significant, why),
             _sqnr(block, why),
             cell(block.number("cosine"), _cosine, why),
         )
@@ -293,7 +299,8 @@ def hash_rows(facts: Facts) -> list[tuple[str, str]]:
         if part and (digest := part.maybe_text("sha256")):
             found[part.text("file")] = digest
     if files := manifest.maybe_record("files"):
-        found |= {name: files.text(name) for name in files.values}
+        # the page's own hash would be that of an earlier rendering
+        found |= {name: files.text(name) for name in files.values if name != "report.html"}
     if digest := manifest.record("weights").maybe_text("sha256"):
         found["weights"] = digest
     if facts.parity and (digest := facts.parity.record("data").maybe_text("digest")):

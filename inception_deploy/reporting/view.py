@@ -22,12 +22,18 @@ Pairs = list[tuple[str, str]]
 
 @dataclass(frozen=True)
 class StageView:
-    """One line of the timeline."""
+    """One line of the timeline.
+
+    Args:
+        applied: how many rewrites were applied; `applied_groups` has (rewrite, detail, nodes).
+        refused: (rewrite, node, reason) each.
+    """
 
     name: str
     seconds: Cell
     strip: Markup
-    applied: list[tuple[str, str, str]]
+    applied: int
+    applied_groups: list[tuple[str, str, list[str]]]
     refused: list[tuple[str, str, str]]
     error: Cell
     bound: Cell
@@ -69,6 +75,7 @@ class BundleView:
     summary: list[Row]
     charts: list[plots.Plot]
     timings: list[Row]
+    loading: Pairs
     blocks: list[Row]
     warnings: list[str]
     stages: list[StageView]
@@ -121,10 +128,11 @@ class BundleView:
                 plots.blocks(facts, f"{anchor}-blocks"),
             ],
             timings=tables.timing_rows(facts),
+            loading=_loading(facts),
             blocks=tables.block_rows(facts),
             warnings=[plain(w) for w in throughput.items("warnings")] if throughput else [],
             stages=_stages(stages, anchor),
-            total=duration(sum(stage.number("seconds") or 0.0 for stage in stages)),
+            total=duration(sum(stage.magnitude("seconds") or 0.0 for stage in stages)),
             samples=[_sample(sample) for sample in facts.data.sample_records],
             missing_samples="there is no samples.json"
             if facts.data.samples is None
@@ -206,19 +214,31 @@ def _data(facts: Facts) -> str:
         return "Parity was not measured: there is no parity.json."
     data = facts.parity.record("data")
     labelled = "labelled" if data.flag("labelled") else "unlabelled"
-    images = data.number("images")
+    images = data.magnitude("images")
     many = "an unknown number of" if images is None else count(images)
-    said = f"Parity on {many} {labelled} images of {data.text('name')}"
+    name = data.maybe_text("name")
+    said = f"Parity on {many} {labelled} images{f' of {name}' if name else ''}"
     candidate = engine_name(facts.parity.text("candidate"))
     return f"{said}, {candidate} against {facts.reference_name}."
 
 
+def _loading(facts: Facts) -> Pairs:
+    """Each session and how long it took to load."""
+    loading = facts.throughput.maybe_record("load_seconds") if facts.throughput else None
+    labels = {timing.key: timing.label for timing in facts.timings}
+    return [
+        (labels.get(key, key), duration(seconds))
+        for key in (loading.values if loading else ())
+        if loading and (seconds := loading.magnitude(key)) is not None
+    ]
+
+
 def _stages(stages: Sequence[Record], anchor: str) -> list[StageView]:
-    total = sum(stage.number("seconds") or 0.0 for stage in stages)
+    total = sum(stage.magnitude("seconds") or 0.0 for stage in stages)
     views, start = [], 0.0
     for number, stage in enumerate(stages):
-        seconds, error = stage.number("seconds"), stage.number("error")
-        bound = stage.number("bound")
+        seconds, error = stage.magnitude("seconds"), stage.magnitude("error")
+        bound = stage.magnitude("bound")
         stop = start + (seconds or 0.0)
         told = f"from {duration(start)} to {duration(stop)}"
         unchanged = stage.values.get("before") == stage.values.get("after")
@@ -232,10 +252,8 @@ def _stages(stages: Sequence[Record], anchor: str) -> list[StageView]:
                 name=stage.text("name"),
                 seconds=cell(seconds, duration),
                 strip=span(start, stop, total, Heading(f"{anchor}-stage{number}", told, told)),
-                applied=[
-                    (r.text("rewrite"), r.text("node"), r.maybe_text("detail") or "")
-                    for r in stage.records("applied")
-                ],
+                applied=len(stage.items("applied")),
+                applied_groups=_groups(stage.records("applied")),
                 refused=[
                     (r.text("rewrite"), r.text("node"), r.text("reason"))
                     for r in stage.records("refused")
@@ -247,6 +265,15 @@ def _stages(stages: Sequence[Record], anchor: str) -> list[StageView]:
         )
         start = stop
     return views
+
+
+def _groups(applied: Sequence[Record]) -> list[tuple[str, str, list[str]]]:
+    """The nodes of each distinct rewrite and detail, in order of appearance."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for record in applied:
+        key = (record.text("rewrite"), record.maybe_text("detail") or "")
+        found.setdefault(key, []).append(record.text("node"))
+    return [(rewrite, detail, nodes) for (rewrite, detail), nodes in found.items()]
 
 
 def _sample(sample: Record) -> SampleView:

@@ -56,7 +56,7 @@ def sentence(facts: Facts) -> str:
 
 def _agreement(facts: Facts) -> str:
     who = f"{facts.precision} on {engine_name(facts.target)}"
-    agreement, images = facts.parity_number("top1_agreement"), facts.images
+    agreement, images = facts.parity_percentage("top1_agreement"), facts.images
     if agreement is None or not images:
         return f"{who}: agreement with {facts.reference_name} was not measured"
     if math.isnan(agreement):
