@@ -18,10 +18,18 @@ from inception_deploy.errors import DataError, StageError
 from inception_deploy.progress import Progress, SilentProgress
 from inception_deploy.ranges import Ranges, TensorRange
 
-__all__ = ["observe", "observed", "self_observing"]
+__all__ = ["NotFinite", "observe", "observed", "self_observing"]
 
 # Minimum and maximum skip NaN on some engines (ONNX Runtime's CPU provider does); a sum does not.
 _REDUCTIONS = ("ReduceMin", "ReduceMax", "ReduceSum")
+
+
+class NotFinite(StageError):
+    """A tensor holds NaN or infinity; `tensor` is the first one in processing order."""
+
+    def __init__(self, message: str, tensor: str) -> None:
+        super().__init__(message)
+        self.tensor = tensor
 
 
 def observe(
@@ -46,7 +54,7 @@ def observe(
     Raises:
         BadInput: a batch does not fit the graph's input.
         DataError: there are no batches.
-        StageError: a tensor holds NaN or infinity; the message names it, its node and the image.
+        NotFinite: a tensor holds NaN or infinity; the message names it, its node and the images.
     """
     progress = progress or SilentProgress()
     tensors = observed(model)
@@ -61,10 +69,11 @@ def observe(
                     float(scalars[_scalar(tensor, reduction)]) for reduction in _REDUCTIONS
                 )
                 if math.isnan(total_sum) or math.isinf(low) or math.isinf(high):
-                    raise StageError(
+                    raise NotFinite(
                         f"'{tensor}' ({_producer(model, tensor)}) holds NaN or infinity for one of "
                         f"the images {images + 1} to {images + len(batch)}; "
-                        "check the weights and the preprocessing"
+                        "check the weights and the preprocessing",
+                        tensor,
                     )
                 seen = ranges.get(tensor, TensorRange(low, high))
                 ranges[tensor] = TensorRange(min(seen.minimum, low), max(seen.maximum, high))

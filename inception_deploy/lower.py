@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import time
 
-import numpy as np
 import onnx
 
 from inception_deploy.artifact import Artifact, Golden, StageRecord, model_digest
-from inception_deploy.calibrate import observe
+from inception_deploy.calibrate import NotFinite, observe
 from inception_deploy.engines import ENGINES
 from inception_deploy.errors import StageError
 from inception_deploy.lowering.rounding import rounded
@@ -59,7 +58,7 @@ def lower(
     here = prove(lowering.model, golden, bound=bound, stage=stage, progress=progress)
     worst, facts = here, {**lowering.facts, "error_here": here.error}
     if device is not lowering.model:
-        there = _prove_rounded(device, golden, bound, f"{stage} as a device rounds", progress)
+        there = _prove_rounded(device, lowering.model, golden, bound, stage, progress)
         facts["error_rounded"] = there.error
         worst = max(here, there, key=lambda proof: proof.error)
     record = StageRecord(
@@ -77,18 +76,28 @@ def lower(
 
 
 def _prove_rounded(
-    model: onnx.ModelProto, golden: Golden, bound: float, stage: str, progress: Progress | None
+    model: onnx.ModelProto,
+    lowered: onnx.ModelProto,
+    golden: Golden,
+    bound: float,
+    stage: str,
+    progress: Progress | None,
 ) -> Proof:
-    """`prove`; where it fails and a tensor is not finite, that tensor's node is the message."""
+    """`prove`; where it fails and a tensor is not finite, the message names it and its node."""
+    stage = f"{stage} as a device rounds"
     try:
         return prove(model, golden, bound=bound, stage=stage, progress=progress)
     except StageError:
-        images = (golden.inputs[i : i + 1] for i in range(len(golden.inputs)))
-        observe(
-            model,
-            (np.ascontiguousarray(image) for image in images),
-            engine=ENGINES.get("onnxruntime"),
-            data_digest="",
-            total=len(golden.inputs),
-        )
+        images = [golden.inputs[i : i + 1] for i in range(len(golden.inputs))]
+        engine = ENGINES.get("onnxruntime")
+        try:
+            observe(model, images, engine=engine, data_digest="", total=len(images))
+        except NotFinite as overflow:
+            node = next(
+                (n.name for n in lowered.graph.node if overflow.tensor in n.output), "input"
+            )
+            raise StageError(
+                f"{stage}: '{overflow.tensor}' ({node}) overflows on a golden image, though not on "
+                "the calibration images; calibrate on images like those, and on more of them"
+            ) from overflow
         raise

@@ -69,11 +69,16 @@ class TensorSpec:
 
 
 class Session(ABC):
-    """One graph, loaded and ready to run; a context manager that frees the engine at the end."""
+    """One graph, loaded and ready to run; a context manager that frees the engine at the end.
+
+    Outside of its `with` block a session has no inputs and no outputs.
+    """
 
     name: str
-    inputs: tuple[TensorSpec, ...]
-    outputs: tuple[TensorSpec, ...]
+    device: str = ""
+    """Where the graph runs, e.g. "CPU"; known once it is loaded."""
+    inputs: tuple[TensorSpec, ...] = ()
+    outputs: tuple[TensorSpec, ...] = ()
     load_seconds: float = 0.0
 
     def __enter__(self) -> Self:
@@ -89,9 +94,17 @@ class Session(ABC):
         trace: TracebackType | None,
     ) -> None:
         self.close()
+        self.inputs = self.outputs = ()
 
     def infer(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        """Run once. Raises `BadInput` for a missing, unknown, wrongly typed or shaped input."""
+        """Run once.
+
+        Raises:
+            BadInput: an input is missing, unknown, of another dtype or shape, or an empty batch.
+            StageError: the engine fails on it.
+            RuntimeError: the session is not open.
+        """
+        self._opened()
         wanted = {spec.name: spec for spec in self.inputs}
         if set(feeds) != set(wanted):
             raise BadInput(f"inputs must be {sorted(wanted)}, not {sorted(feeds)}")
@@ -100,8 +113,13 @@ class Session(ABC):
         return self.infer_impl(feeds)
 
     def run(self, images: Array) -> Array:
-        """The common case: the single input in, the single output out."""
+        """The common case: the single input in, the first output out."""
+        self._opened()
         return self.infer({self.inputs[0].name: images})[self.outputs[0].name]
+
+    def _opened(self) -> None:
+        if not self.inputs:
+            raise RuntimeError(f"this {self.name} session is not open; use it in a `with` block")
 
     @abstractmethod
     def load(self) -> None:

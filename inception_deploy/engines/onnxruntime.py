@@ -43,10 +43,13 @@ _CUDA_OPTIONS: Mapping[str, str] = {
 
 
 class OnnxRuntimeSession(Session):
-    """A graph loaded into ONNX Runtime; `device` says where it runs once it is open."""
+    """A graph loaded into ONNX Runtime.
+
+    On a CPU without half-precision kernels a float16 graph runs in float32 on float16 weights, as
+    fast as an FP32 one: docs/decisions/002.
+    """
 
     name = "onnxruntime"
-    device = ""
 
     def __init__(self, model: Path | bytes, *, threads: int | None, optimise: bool) -> None:
         self._model = model

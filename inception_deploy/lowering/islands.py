@@ -9,9 +9,10 @@ its readers is on the other side than its writer, however many they are:
 
     cost(t) = [writer low, some reader high] + [writer high, some reader low]
 
-Both terms are cuts with one helper vertex each: readers → a (∞) → writer (1) for the first, and
-writer → b (1) → readers (∞) for the second. Of several minima the one with the fewest FP32 nodes
-is taken: those reachable from the source in the residual graph.
+Both terms are cuts with one helper vertex each: writer → a (1) → readers (∞) for the first, and
+readers → b (∞) → writer (1) for the second, the source being half precision and the sink FP32. Of
+several minima the one with the fewest FP32 nodes is taken: those that reach the sink in the
+residual graph.
 """
 
 from __future__ import annotations
@@ -50,16 +51,17 @@ def fewest_casts(
     """
     network = nx.DiGraph()
     network.add_nodes_from(("source", "sink"))
-    for vertex in high:
-        network.add_edge("source", ("vertex", vertex))  # no capacity: infinite
     for vertex in low:
+        network.add_edge("source", ("vertex", vertex))  # no capacity: infinite
+    for vertex in high:
         network.add_edge(("vertex", vertex), "sink")
     for number, wire in enumerate(wires):
         writer, up, down = ("vertex", wire.writer), ("up", number), ("down", number)
-        network.add_edge(up, writer, capacity=1)
-        network.add_edge(writer, down, capacity=1)
+        network.add_edge(writer, up, capacity=1)
+        network.add_edge(down, writer, capacity=1)
         for reader in wire.readers:
-            network.add_edge(("vertex", reader), up)
-            network.add_edge(down, ("vertex", reader))
-    _, (side, _) = nx.minimum_cut(network, "source", "sink")
+            network.add_edge(up, ("vertex", reader))
+            network.add_edge(("vertex", reader), down)
+    # networkx gives the sink the smallest side: what still reaches it when the flow is at its most
+    _, (_, side) = nx.minimum_cut(network, "source", "sink")
     return frozenset(v[1] for v in side if v[0] == "vertex")
