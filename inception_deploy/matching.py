@@ -264,7 +264,8 @@ def _one(name: str, tensor: Tensor, blueprint: Tensor, what: str) -> Tensor:
         )
     if not tensor.is_floating_point():
         raise CheckpointError(f"{what}: '{name}' is {tensor.dtype}; float weights are needed")
-    values = tensor.to(torch.float32).contiguous()
+    # a copy: aligned memory of its own, where safetensors maps the file at arbitrary offsets
+    values = tensor.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
     if not torch.isfinite(values).all():
         bad = int((~torch.isfinite(values)).sum())
         raise CheckpointError(

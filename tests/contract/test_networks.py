@@ -139,4 +139,5 @@ def test_facts_agree_with_each_other(spec: NetworkSpec) -> None:
     assert classifier.in_features == module.num_features
     assert spec.min_size <= spec.input_size <= spec.preprocessing.resize
     assert spec.layouts
+    assert spec.pretrained or spec.download
     assert all(f".{p.tag}" in p.repo and 0 < p.top1 < 100 for p in spec.pretrained)

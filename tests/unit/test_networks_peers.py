@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import pytest
@@ -93,6 +93,16 @@ def traced(module: nn.Module, names: list[str], x: Tensor) -> dict[str, Tensor]:
     return outputs
 
 
+@pytest.fixture
+def _one_thread() -> Iterator[None]:
+    """Small images only wait on a second thread."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.usefixtures("_one_thread")
 @pytest.mark.parametrize("peer", PEERS, ids=lambda p: f"{p.build.__name__}-{p.size}")
 def test_every_block_equals_the_peer_s(peer: Peer) -> None:
     theirs = peer.build().eval()
