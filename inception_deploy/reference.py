@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from inception_deploy.checkpoints import Checkpoint, read_checkpoint
+from inception_deploy.embedded import EMBEDDED_DIR
 from inception_deploy.errors import CheckpointError, RecipeError, UnknownName
 from inception_deploy.matching import Match, blank, identify, match
 from inception_deploy.model_card import ModelCard
@@ -23,7 +24,6 @@ from inception_deploy.random_weights import random_network
 __all__ = ["DEFAULT_NETWORK", "Reference", "WeightsInfo", "embedded_networks", "load_reference"]
 
 DEFAULT_NETWORK = "googlenet"
-EMBEDDED = Path(__file__).parent / "embedded"
 
 KINDS = ("embedded", "pretrained", "random")
 
@@ -74,7 +74,7 @@ class Reference:
 
 def embedded_networks() -> tuple[str, ...]:
     """Names of the networks whose trained weights ship with the package."""
-    return tuple(sorted(path.stem for path in EMBEDDED.glob("*.safetensors")))
+    return tuple(sorted(path.stem for path in EMBEDDED_DIR.glob("*.safetensors")))
 
 
 def load_reference(
@@ -171,7 +171,7 @@ def _overridden(
 
 
 def _embedded(spec: NetworkSpec, num_classes: int | None) -> Reference:
-    path = EMBEDDED / f"{spec.name}.safetensors"
+    path = EMBEDDED_DIR / f"{spec.name}.safetensors"
     if spec.name not in embedded_networks():
         have = ", ".join(embedded_networks()) or "none"
         raise CheckpointError(

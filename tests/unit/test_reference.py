@@ -64,7 +64,7 @@ def write_trained(
 
 @pytest.fixture
 def embedded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(reference_module, "EMBEDDED", tmp_path)
+    monkeypatch.setattr(reference_module, "EMBEDDED_DIR", tmp_path)
     return tmp_path
 
 
