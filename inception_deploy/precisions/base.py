@@ -12,7 +12,11 @@ import onnx
 from inception_deploy.artifact import Applied, Refused
 from inception_deploy.ranges import Ranges
 
-__all__ = ["Lowering", "Precision"]
+__all__ = ["FP32_BOUND", "Lowering", "Precision"]
+
+FP32_BOUND = 1e-4
+"""Largest allowed max |output − golden| / golden.scale for float32 sums taken in another order;
+part of every precision's bound, for all compute some of their sums in float32."""
 
 
 @dataclass(frozen=True)

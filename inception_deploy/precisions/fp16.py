@@ -22,7 +22,7 @@ from inception_deploy.lowering.rounding import MOVES
 from inception_deploy.lowering.schema import FLOAT, Slots, captured, element_types, infer, slots
 from inception_deploy.precisions._fp16_rules import CONTRACTIONS, UNIT, NodeFacts, reason
 from inception_deploy.precisions._weights import float_weights, fp32_graph
-from inception_deploy.precisions.base import Lowering, Precision
+from inception_deploy.precisions.base import FP32_BOUND, Lowering, Precision
 from inception_deploy.ranges import Ranges
 
 __all__ = ["CONFIDENCE", "PRECISIONS", "Fp16", "roundings"]
@@ -67,7 +67,7 @@ class Fp16(Precision):
         depth = roundings(typed)
         return Lowering(
             typed,
-            bound=CONFIDENCE * UNIT * math.sqrt(depth),
+            bound=FP32_BOUND + CONFIDENCE * UNIT * math.sqrt(depth),
             applied=applied + casts,
             refused=tuple(refused[index] for index in sorted(refused)),
             facts={"roundings": depth, "casts": len(casts), "fp16_nodes": len(applied)},

@@ -5,13 +5,10 @@ from __future__ import annotations
 import onnx
 
 from inception_deploy.precisions._weights import fp32_graph
-from inception_deploy.precisions.base import Lowering, Precision
+from inception_deploy.precisions.base import FP32_BOUND, Lowering, Precision
 from inception_deploy.ranges import Ranges
 
-__all__ = ["BOUND", "PRECISIONS", "Fp32"]
-
-BOUND = 1e-4
-"""Largest allowed max |output − golden| / golden.scale: float32 sums taken in another order."""
+__all__ = ["PRECISIONS", "Fp32"]
 
 
 class Fp32(Precision):
@@ -21,7 +18,7 @@ class Fp32(Precision):
     needs_ranges = False
 
     def lower(self, model: onnx.ModelProto, ranges: Ranges | None) -> Lowering:
-        return Lowering(fp32_graph(model, stage="lower/fp32"), BOUND)
+        return Lowering(fp32_graph(model, stage="lower/fp32"), FP32_BOUND)
 
 
 PRECISIONS = (Fp32(),)

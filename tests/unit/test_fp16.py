@@ -19,7 +19,7 @@ from small_graphs import weights_of as weights
 
 from inception_deploy.engines import ENGINES
 from inception_deploy.errors import StageError
-from inception_deploy.precisions.base import Lowering
+from inception_deploy.precisions.base import FP32_BOUND, Lowering
 from inception_deploy.precisions.fp16 import CONFIDENCE, Fp16, roundings
 from inception_deploy.ranges import Ranges, TensorRange
 
@@ -376,7 +376,7 @@ def test_the_bound_counts_roundings_on_the_longest_way() -> None:
     )
     # input, weights and output of two convolutions, sum; the ReLU only moves values
     assert roundings(result.model) == 1 + 2 + 1 + 2
-    assert result.bound == CONFIDENCE * 2**-11 * 6**0.5
+    assert result.bound == FP32_BOUND + CONFIDENCE * 2**-11 * 6**0.5
 
 
 def test_metadata_and_names_survive() -> None:
