@@ -140,7 +140,7 @@ def _trace(module: InceptionNetwork, golden: Golden, opset: int) -> onnx.ModelPr
                 do_constant_folding=False,
             )
             return onnx.load_model(file)
-    except (TracerWarning, RuntimeError) as error:
+    except RuntimeError as error:
         reason = str(error).strip().splitlines()[0]
         raise StageError(f"torch.onnx cannot export this network: {reason}") from error
 
@@ -148,11 +148,21 @@ def _trace(module: InceptionNetwork, golden: Golden, opset: int) -> onnx.ModelPr
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Keep the exporter's known warnings from the user; a value frozen by tracing is an error."""
-    with warnings.catch_warnings():
-        for category, message in KNOWN_WARNINGS:
-            warnings.filterwarnings("ignore", message=message, category=category)
-        warnings.filterwarnings("error", category=TracerWarning)
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always")  # tracing is C++: a warning raised in there is a crash
         yield
+    for warning in heard:
+        text = str(warning.message)
+        if issubclass(warning.category, TracerWarning):
+            reason = text.splitlines()[0]
+            raise StageError(f"torch.onnx cannot export this network: {reason}")
+        if not any(
+            issubclass(warning.category, category) and text.startswith(start)
+            for category, start in KNOWN_WARNINGS
+        ):
+            warnings.warn_explicit(
+                warning.message, warning.category, warning.filename, warning.lineno
+            )
 
 
 def _clean(graph: gs.Graph) -> None:
@@ -160,7 +170,9 @@ def _clean(graph: gs.Graph) -> None:
     graph.fold_constants(error_ok=False).cleanup()
     for node in graph.nodes:
         if node.op in LEFTOVERS:
-            raise StageError(f"export left a {node.op} node '{node.name}'; keep it out of forward")
+            raise StageError(
+                f"export left the {node.op} node '{node.name}'; keep it out of forward"
+            )
 
 
 def _rename(graph: gs.Graph, modules: set[str]) -> None:

@@ -71,6 +71,7 @@ def rewrite(
     """
     stage = f"fuse/{fusion.name}"
     graph = open_graph(model)
+    graph.cleanup().toposort()  # nobody shares weights with a node that nobody needs
     applied: list[Applied] = []
     for _ in range(len(graph.nodes) + 1):
         before = len(applied)

@@ -26,7 +26,8 @@ def run(model: onnx.ModelProto) -> dict[str, Array]:
     engine = ENGINES.get("onnxruntime")
     with engine.session(model.SerializeToString(), threads=1, optimise=False) as session:
         spec = session.inputs[0]
-        noise = np.random.default_rng(0).standard_normal((BATCH, *spec.shape[1:]))
+        shape = (BATCH, *(int(extent) for extent in spec.shape[1:]))
+        noise = np.random.default_rng(0).standard_normal(shape)
         return session.infer({spec.name: noise.astype(spec.dtype)})
 
 
