@@ -25,9 +25,6 @@ FIELDS: dict[str, Any] = {
     "recipe": {},
     "data": None,
     "parity": {},
-    "recipe": {},
-    "data": None,
-    "parity": {},
 }
 
 

@@ -93,6 +93,19 @@ def test_sorted_order_of_too_few_folders_is_refused(folder: Path) -> None:
         check_labels(open_dataset(folder), 1000)
 
 
+def test_numbered_folders_that_sort_as_text_are_refused(tmp_path: Path) -> None:
+    for number in range(11):
+        save(tmp_path / "plain" / str(number) / "a.png")
+        save(tmp_path / "padded" / f"{number:02d}" / "a.png")
+    check_labels(open_dataset(tmp_path / "padded"), 11)
+    with pytest.raises(DataError, match=r"numbers that sort as text, '10' before '2'"):
+        check_labels(open_dataset(tmp_path / "plain"), 11)
+    by_name = open_dataset(tmp_path / "plain", class_names=[str(number) for number in range(11)])
+    check_labels(by_name, 11)
+    assert by_name[2].name == "10/a.png"
+    assert by_name[2].label == 10
+
+
 def test_a_flat_folder_has_no_labels(folder: Path) -> None:
     dataset = open_dataset(folder / "bee")
     assert len(dataset) == 4

@@ -7,8 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from inception_deploy.distance import DistanceMeter
 from inception_deploy.errors import StageError
+from inception_deploy.parity.distance import DistanceMeter
 
 
 def measured(reference, candidate):

@@ -9,12 +9,12 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from inception_deploy import golden_parity
+from inception_deploy.parity import golden as golden_parity
 from inception_deploy.artifact import Golden, model_digest
 from inception_deploy.engines.base import Engine, Session, TensorSpec
 from inception_deploy.engines.onnxruntime import OnnxRuntime
 from inception_deploy.errors import StageError
-from inception_deploy.golden_parity import compare_blocks, compare_golden
+from inception_deploy.parity.golden import compare_blocks, compare_golden
 
 ENGINE = OnnxRuntime()
 RNG = np.random.default_rng(7)

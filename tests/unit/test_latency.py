@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from inception_deploy.latency import estimate_ratio, percentile, summarise
+from inception_deploy.throughput.latency import estimate_ratio, percentile, summarise
 
 POSITIVE = st.lists(st.floats(1e-6, 10), min_size=1, max_size=200)
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from inception_deploy.errors import BadInput
-from inception_deploy.paired import Z95, PairedCounts
+from inception_deploy.parity.paired import Z95, PairedCounts
 
 
 @st.composite

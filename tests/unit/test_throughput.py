@@ -9,9 +9,8 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from inception_deploy import throughput
 from inception_deploy.errors import BadInput, BundleError, StageError
-from inception_deploy.throughput import Candidate, ThroughputReport, measure
+from inception_deploy.throughput import Candidate, ThroughputReport, harness, measure
 
 
 class World:
@@ -311,4 +310,4 @@ def test_harness_costs_less_than_20_microseconds_per_query():
         [null], lambda size: np.zeros((size, 3, 8, 8), np.float32), batches=(1,), seconds=0.05
     )
     assert found.rows[0].latency_ms.median < 0.02
-    assert found.rows[0].runs >= 5 * throughput.BLOCK_RUNS[1]
+    assert found.rows[0].runs >= 5 * harness.BLOCK_RUNS[1]

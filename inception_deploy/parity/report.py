@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, Self, TypeAlias
 
 from inception_deploy.errors import BundleError
-from inception_deploy.golden_parity import BlockError, GoldenError
-from inception_deploy.paired import Outcome, PairedCounts, Verdict
+from inception_deploy.parity.golden import BlockError, GoldenError
+from inception_deploy.parity.paired import Outcome, PairedCounts, Verdict
 
 __all__ = ["SCHEMA", "DataFacts", "Flips", "Head", "NearTies", "ParityReport", "verdict"]
 

@@ -14,10 +14,10 @@ import numpy as np
 import onnx
 
 from inception_deploy.artifact import FloatArray, Golden
-from inception_deploy.distance import DistanceMeter
 from inception_deploy.engines.base import Array, Engine, Session
 from inception_deploy.errors import StageError
 from inception_deploy.graphs import tensor_names
+from inception_deploy.parity.distance import DistanceMeter
 from inception_deploy.progress import Progress, SilentProgress
 
 __all__ = ["BlockError", "GoldenError", "compare_blocks", "compare_golden"]

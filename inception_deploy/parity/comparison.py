@@ -1,9 +1,4 @@
-"""Does the deployed network still say what the PyTorch network says?
-
-`compare` runs both on the same images, batch by batch, and keeps a few numbers per image. The
-golden and the blocks are compared in `golden_parity`, the statistics of flips are in `paired`, and
-the record of it all, parity.json, is in `parity_report`; this module hands all of it on.
-"""
+"""Both networks on the same images, batch by batch, keeping a few numbers per image."""
 
 from __future__ import annotations
 
@@ -17,37 +12,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inception_deploy.artifact import FloatArray
-from inception_deploy.distance import DistanceMeter
 from inception_deploy.errors import BadInput, DataError, StageError
-from inception_deploy.golden_parity import BlockError, GoldenError, compare_blocks, compare_golden
-from inception_deploy.paired import PairedCounts, Verdict
-from inception_deploy.parity_report import (
-    SCHEMA,
+from inception_deploy.parity.distance import DistanceMeter
+from inception_deploy.parity.paired import PairedCounts
+from inception_deploy.parity.report import (
     DataFacts,
     Flips,
     Head,
     NearTies,
     ParityReport,
-    verdict,
 )
 from inception_deploy.progress import Progress, SilentProgress
 
-__all__ = [
-    "SCHEMA",
-    "BlockError",
-    "DataFacts",
-    "Flips",
-    "GoldenError",
-    "LabelledBatch",
-    "NearTies",
-    "ParityReport",
-    "Predictor",
-    "Verdict",
-    "compare",
-    "compare_blocks",
-    "compare_golden",
-    "verdict",
-]
+__all__ = ["LabelledBatch", "Predictor", "compare"]
 
 TOP = 5
 

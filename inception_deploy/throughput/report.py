@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass
 from typing import Any, Self
 
 from inception_deploy.errors import BundleError
-from inception_deploy.latency import Latency
 from inception_deploy.machine import Machine
+from inception_deploy.throughput.latency import Latency
 
 __all__ = ["SCHEMA", "Ratio", "Row", "ThroughputReport"]
 

@@ -25,12 +25,12 @@ from typing import Any, TypeAlias
 from numpy.typing import NDArray
 
 from inception_deploy.errors import BadInput, StageError
-from inception_deploy.latency import estimate_ratio, summarise
 from inception_deploy.machine import describe, library_versions
 from inception_deploy.progress import Progress, SilentProgress
-from inception_deploy.throughput_report import SCHEMA, Ratio, Row, ThroughputReport
+from inception_deploy.throughput.latency import estimate_ratio, summarise
+from inception_deploy.throughput.report import Ratio, Row, ThroughputReport
 
-__all__ = ["SCHEMA", "Candidate", "Ratio", "Row", "Runner", "ThroughputReport", "measure"]
+__all__ = ["Candidate", "Runner", "measure"]
 
 MIN_ROUNDS = 5
 BLOCK_SECONDS = 0.1

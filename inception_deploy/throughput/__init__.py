@@ -1,0 +1,10 @@
+"""How fast engines are, side by side in one run.
+
+`harness` alternates the engines and times them, `latency` the arithmetic of percentiles and ratios, `report` the record,
+throughput.json.
+"""
+
+from inception_deploy.throughput.harness import Candidate, Runner, measure
+from inception_deploy.throughput.report import SCHEMA, Ratio, Row, ThroughputReport
+
+__all__ = ["SCHEMA", "Candidate", "Ratio", "Row", "Runner", "ThroughputReport", "measure"]
