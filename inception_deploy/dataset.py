@@ -169,7 +169,8 @@ def check_labels(dataset: Dataset, num_classes: int) -> None:
 
     Raises:
         DataError: for a label outside 0…num_classes-1, or for class folders that were numbered in
-            sorted order although their number is not the network's: then the order means nothing.
+            sorted order although their number is not the network's, or although they are numbers
+            themselves and sort otherwise ('10' before '2'): then the order means nothing.
     """
     labels, names = dataset.labels, dataset.class_names
     if labels is None:
@@ -181,7 +182,14 @@ def check_labels(dataset: Dataset, num_classes: int) -> None:
             f"{int(outside.sum())} labels of '{dataset.name}' are outside 0…{num_classes - 1}, "
             f"the first is {labels[first]} at image {first}; the network has {num_classes} classes"
         )
-    if dataset.label_mapping == SORTED_ORDER and names is not None and len(names) != num_classes:
+    if dataset.label_mapping != SORTED_ORDER or names is None:
+        return
+    if all(name.isdecimal() for name in names) and sorted(names, key=int) != list(names):
+        raise DataError(
+            f"the class folders of '{dataset.name}' are numbers that sort as text, '10' before "
+            "'2'; pad them with zeros, or use a .csv of path,index"
+        )
+    if len(names) != num_classes:
         raise DataError(
             f"'{dataset.name}' has {len(names)} classes but the network has {num_classes}, and the "
             "class names do not match; name them as the network does, or use a .csv of path,index"

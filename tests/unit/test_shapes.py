@@ -6,11 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from PIL import Image
 
 from inception_deploy.drawing import SHAPES, TEXTURES
 from inception_deploy.errors import DataError
-from inception_deploy.shapes import CLASS_NAMES, Shapes, write_folder
+from inception_deploy.shapes import CLASS_NAMES, Shapes, main, write_folder
 
 
 def test_an_image_depends_on_its_key_alone() -> None:
@@ -117,3 +118,12 @@ def test_write_folder_writes_what_the_generator_draws(tmp_path: Path) -> None:
         error = np.abs(pixels - source.image(index)).mean()
         assert error == 0 if file.suffix == ".png" else error < 4
     assert sorted(tmp_path.rglob("*.*")) == sorted(files)
+
+
+def test_the_module_writes_a_folder_when_run(tmp_path: Path) -> None:
+    arguments = [str(tmp_path / "out"), "--count", "3", "--seed", "7", "--size", "32"]
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 0, result.output
+    assert "wrote 3 images of 'shapes' (val, seed 7)" in result.output
+    stems = [file.stem for file in (tmp_path / "out").rglob("*.*")]
+    assert sorted(stems) == ["000000", "000001", "000002"]
