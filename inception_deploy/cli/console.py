@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -13,7 +14,7 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
-    SpinnerColumn,
+    ProgressColumn,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
@@ -40,38 +41,38 @@ class Terminal:
 
     def track(self, items: Iterable[T], description: str, total: int) -> Iterator[T]:
         """Pass `items` through under a bar with the time that is left."""
-        if self.quiet:
-            yield from items
-            return
-        with Progress(
-            TextColumn("{task.description:<44}"),
-            BarColumn(bar_width=28),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            console=self.err,
-            transient=not self.err.is_terminal,
-        ) as bar:
-            task = bar.add_task(description, total=total)
+        with self._line(description, total) as advance:
             for item in items:
                 yield item
-                bar.advance(task)
+                advance()
 
     @contextmanager
     def stage(self, description: str) -> Iterator[None]:
         """A spinner while work of unknown length goes on."""
+        with self._line(description, None):
+            yield
+
+    @contextmanager
+    def _line(self, description: str, total: int | None) -> Iterator[Callable[[], None]]:
+        """One line of progress: live on a terminal, printed once when done elsewhere."""
         if self.quiet:
-            yield
-            return
-        with Progress(
-            TextColumn("{task.description:<44}"),
-            SpinnerColumn(finished_text="[green]done[/]"),
-            TimeElapsedColumn(),
-            console=self.err,
-        ) as bar:
-            task = bar.add_task(description, total=1)
-            yield
-            bar.advance(task)
+            yield lambda: None
+        elif self.err.is_terminal:
+            columns: list[ProgressColumn] = [
+                TextColumn("{task.description:<32}"),
+                BarColumn(bar_width=24),
+            ]
+            columns += [MofNCompleteColumn()] if total is not None else []
+            columns += [TimeElapsedColumn()]
+            columns += [TimeRemainingColumn()] if total is not None else []
+            with Progress(*columns, console=self.err) as bar:
+                task = bar.add_task(description, total=total)
+                yield lambda: bar.advance(task)
+                bar.update(task, total=total or 1, completed=total or 1)
+        else:
+            started = time.perf_counter()
+            yield lambda: None
+            self.err.print(f"{description:<32} {time.perf_counter() - started:6.1f} s")
 
     def note(self, message: str) -> None:
         """One line that the user should see."""

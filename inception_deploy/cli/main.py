@@ -96,8 +96,8 @@ def main(arguments: list[str] | None = None) -> None:
         _fail("out of memory; use a smaller batch, --data-size or --calibration-size", 2)
     except Exception as error:  # noqa: BLE001 - the last line of defence, reported, not swallowed
         _explain(arguments)
-        kind = type(error).__name__
-        _fail(f"internal error: {kind}: {str(error).splitlines()[:1]}; run again with -v", 1)
+        said = next(iter(str(error).splitlines()), "no message")
+        _fail(f"internal error: {type(error).__name__}: {said}; run again with -v", 1)
     sys.exit(result if isinstance(result, int) else 0)
 
 

@@ -54,6 +54,7 @@ def print_summary(bundle: Bundle, terminal: Terminal) -> None:
     for warning in (speed or {}).get("warnings", []):
         out.print(f"[yellow]warning[/]   {warning}")
     style = _VERDICT_STYLE[parity["verdict"]]
+    out.print("[dim]in brackets: 95 % intervals[/]")
     out.print(f"verdict   [{style}]{parity['verdict']}[/] {parity['verdict_reason']}")
     out.print(f"bundle    {bundle.path}  (open {bundle.path / 'report.html'})")
 
@@ -68,13 +69,13 @@ def _parity_rows(parity: dict[str, Any]) -> list[tuple[str, str, str, str]]:
                 f"top-1 on {images:,} images",
                 f"{parity['top1_reference']:.2f} %",
                 f"{parity['top1_deployed']:.2f} %",
-                f"drop {parity['top1_drop']:.2f} (95 %: {low:.2f} to {high:.2f})",
+                f"drop {parity['top1_drop']:.2f} ({low:.2f} to {high:.2f})",
             )
         )
     if parity["top1_agreement"] is not None:
-        rows.append((f"same top-1, {images:,} images", "", f"{parity['top1_agreement']:.2f} %", ""))
+        rows.append(("same first choice", "", f"{parity['top1_agreement']:.2f} %", ""))
     sqnr = "exact" if parity["sqnr_db"] is None else f"SQNR {parity['sqnr_db']:.1f} dB"
-    rows.append(("largest error / largest output", "", number(parity["max_rel_error"]), sqnr))
+    rows.append(("error / largest output", "", number(parity["max_rel_error"]), sqnr))
     return rows
 
 

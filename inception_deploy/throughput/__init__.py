@@ -1,7 +1,7 @@
 """How fast engines are, side by side in one run.
 
-`harness` alternates the engines and times them, `latency` the arithmetic of percentiles and ratios, `report` the record,
-throughput.json.
+`harness` alternates the engines and times them, `latency` has the arithmetic of percentiles and
+ratios, and `report` is the record, throughput.json.
 """
 
 from inception_deploy.throughput.harness import Candidate, Runner, measure
