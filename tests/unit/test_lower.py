@@ -8,14 +8,17 @@ import numpy as np
 import onnx
 import pytest
 from small_graphs import build, noise, observe_on, op_types, types_of
-from small_networks import exported
+from small_networks import CLASSES, exported, images, small_network
 
 from inception_deploy.artifact import Artifact, FloatArray, Golden, model_digest
 from inception_deploy.engines import ENGINES
 from inception_deploy.errors import StageError
+from inception_deploy.export import export
 from inception_deploy.fuse import fuse
 from inception_deploy.fusions import FUSIONS
+from inception_deploy.golden import record_golden
 from inception_deploy.lower import lower
+from inception_deploy.networks import NETWORKS
 from inception_deploy.networks.base import Head
 from inception_deploy.precisions import PRECISIONS, Lowering, Precision
 from inception_deploy.ranges import Ranges
@@ -73,7 +76,16 @@ def test_a_network_in_fp16() -> None:
 
 @pytest.mark.parametrize("head", ["probabilities", "features"])
 def test_other_heads_in_fp16(head: Head) -> None:
-    before = fuse(exported("googlenet", head), tuple(FUSIONS))
+    module = small_network("googlenet")
+    module.head = head
+    exported_head = export(
+        module,
+        record_golden(module, images("googlenet")),
+        network="googlenet",
+        preprocessing=NETWORKS.get("googlenet").preprocessing,
+        class_names=CLASSES,
+    )
+    before = fuse(exported_head, tuple(FUSIONS))
     after = lower(before, FP16, observe_on(before.model, before.golden.inputs))
     kept = [refusal.node for refusal in after.records[-1].refused]
     assert (len(kept) == 1) is (head == "probabilities")
@@ -88,6 +100,14 @@ def test_fp32_is_the_same_graph_with_a_proof() -> None:
     assert record.error <= 1e-6
     assert record.bound == 1e-4
     assert "error_rounded" not in record.facts
+
+
+def test_a_graph_that_stays_fp32_throughout_is_fine() -> None:
+    huge = np.full((4, 4, 1, 1), 1e6, np.float32)
+    before = artifact(build("a = Conv(input, w)\n output = Relu(a)", {"w": huge}))
+    after = lower(before, FP16, observe_on(before.model))
+    assert [refusal.node for refusal in after.records[-1].refused] == ["node.a", "node.output"]
+    assert op_types(after.model) == ["Conv", "Relu"]
 
 
 def test_ranges_of_another_graph_are_refused() -> None:
