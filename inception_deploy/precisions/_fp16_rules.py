@@ -206,7 +206,8 @@ _RULES: tuple[Callable[[NodeFacts], str | None], ...] = (
 def _products(facts: NodeFacts) -> float:
     """Largest possible |Σ w·x| + |b| of a contraction."""
     names, node = facts.inputs, facts.node
-    scale, beta = abs(_number(node, "alpha")), abs(_number(node, "beta"))
+    scale = max(1.0, abs(_number(node, "alpha")))  # a factor below one comes after the sum
+    beta = abs(_number(node, "beta"))
     bias = facts.largest(names[2]) * beta if 2 in names else 0.0
     for position in (1, 0):
         if names[position] in facts.weights:
