@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, cast
 
 import torch
@@ -51,6 +52,7 @@ class Match:
         num_classes: rows of the classifier, after a background row was dropped.
         dropped: names in the file that the layout leaves out (auxiliary heads).
         background_dropped: True when row 0 of a 1001-row classifier was removed.
+        build: further constructor arguments of the network that the tensors fit.
     """
 
     layout: CheckpointLayout
@@ -58,11 +60,13 @@ class Match:
     num_classes: int
     dropped: tuple[str, ...]
     background_dropped: bool
+    build: Mapping[str, Any]
 
     @property
     def detail(self) -> str:
         """One line for the terminal."""
-        parts = [f"{self.layout.name} layout", f"{self.num_classes} classes"]
+        classes = f"{self.num_classes} classes" if self.num_classes else "no classifier"
+        parts = [f"{self.layout.name} layout", classes]
         if self.background_dropped:
             parts.append("background row dropped")
         if self.dropped:
@@ -101,16 +105,13 @@ def identify(checkpoint: Checkpoint) -> NetworkSpec:
     Raises:
         CheckpointError: when no network of the family is recognised.
     """
-    for spec in NETWORKS:
-        if _layout(checkpoint, spec) is not None:
-            return spec
-    closest = _closest(checkpoint)
-    if closest is None:
+    found = _recognised(checkpoint) or _closest(checkpoint)
+    if found is None:
         raise CheckpointError(
             f"{checkpoint.path}: not weights of any network here{_guess(checkpoint.tensors)}; "
             f"known: {', '.join(NETWORKS.names())}"
         )
-    return closest[0]
+    return found[0]
 
 
 def match(
@@ -125,7 +126,8 @@ def match(
 
     Args:
         num_classes: what was asked for; None takes what the classifier has. 1001 keeps the
-            background row that some TensorFlow ports carry as row 0.
+            background row that some TensorFlow ports carry as row 0. A number also vouches for
+            weights that would by theirs be taken for another network's with the same tensors.
         width: width multiplier of the network the weights were trained for.
         build: further constructor arguments of that network.
 
@@ -134,25 +136,34 @@ def match(
             with missing, unexpected, mis-shaped or non-finite tensors.
     """
     path = checkpoint.path
-    layout = _layout(checkpoint, spec)
+    layout = _layout(checkpoint, spec, num_classes)
     if layout is None:
-        closest = _closest(checkpoint)
-        if closest is None:
+        found = _recognised(checkpoint) or _closest(checkpoint)
+        if found is None:
             known = ", ".join(layout.name for layout in spec.layouts)
             raise CheckpointError(
                 f"{path}: not weights of {spec.name}{_guess(checkpoint.tensors)}; "
                 f"known layouts: {known}"
             )
-        other, layout = closest
+        other, layout = found
         if other.name != spec.name:
             raise CheckpointError(
                 f"{path}: weights of {other.name} ({layout.name} layout), not of {spec.name}; "
                 f"ask for {other.name}, or give weights of {spec.name}"
             )
+    counted = _counted(checkpoint)
+    if num_classes is None and counted is not None and counted[0].name != spec.name:
+        other, theirs = counted
+        raise CheckpointError(
+            f"{path}: with {theirs.classes} classes these are weights of {other.name} "
+            f"({theirs.name} layout), not of {spec.name}; ask for {other.name}, or confirm with "
+            f"--num-classes {theirs.classes}"
+        )
 
     renamed: dict[str, Tensor] = {}
     dropped: list[str] = []
-    for name, tensor in checkpoint.tensors.items():
+    convert = layout.convert or dict
+    for name, tensor in convert(checkpoint.tensors).items():
         ours = layout.rename(name)
         if ours is None:
             dropped.append(name)
@@ -160,15 +171,59 @@ def match(
             renamed[ours] = tensor
 
     background = _drop_background(renamed, spec, layout, num_classes)
-    classes = _class_count(renamed, spec, num_classes, checkpoint)
+    classes = _class_count(renamed, spec, layout, num_classes, checkpoint)
+    build = {**layout.build, **(build or {})}
     expected = blank(spec, classes, width, build).state_dict()
     state_dict = _checked(renamed, expected, f"{path}: {spec.name}, {layout.name} layout")
-    return Match(layout, state_dict, classes, tuple(dropped), background)
+    return Match(layout, state_dict, classes, tuple(dropped), background, build)
 
 
-def _layout(checkpoint: Checkpoint, spec: NetworkSpec) -> CheckpointLayout | None:
-    keys = checkpoint.tensors.keys()
-    return next((layout for layout in spec.layouts if layout.signature <= keys), None)
+def _layout(
+    checkpoint: Checkpoint, spec: NetworkSpec, num_classes: int | None = None
+) -> CheckpointLayout | None:
+    """The first layout with these names, and with this many classes where that matters.
+
+    A class count that was asked for stands in for the one of the layout.
+    """
+    for layout in spec.layouts:
+        if not layout.signature <= checkpoint.tensors.keys():
+            continue
+        if layout.classes is None:
+            return layout
+        rows = _rows(checkpoint, spec, layout)
+        if rows == layout.classes or (layout.classes and rows == num_classes):
+            return layout
+    return None
+
+
+def _rows(checkpoint: Checkpoint, spec: NetworkSpec, layout: CheckpointLayout) -> int:
+    """Rows of the classifier in the file; 0 where it has none."""
+    weight = f"{spec.classifier}.weight"
+    for name, tensor in checkpoint.tensors.items():
+        if tensor.ndim and layout.rename(name) == weight:
+            return len(tensor)
+    return 0
+
+
+def _counted(checkpoint: Checkpoint) -> tuple[NetworkSpec, CheckpointLayout] | None:
+    """The network that the class count alone tells from others with the same tensors."""
+    for spec in NETWORKS:
+        layout = _layout(checkpoint, spec)
+        if layout is not None and layout.classes:
+            return spec, layout
+    return None
+
+
+def _recognised(checkpoint: Checkpoint) -> tuple[NetworkSpec, CheckpointLayout] | None:
+    """The network with a layout of these names; one told by its class count goes first."""
+    counted = _counted(checkpoint)
+    if counted is not None:
+        return counted
+    for spec in NETWORKS:
+        layout = _layout(checkpoint, spec)
+        if layout is not None:
+            return spec, layout
+    return None
 
 
 def _closest(checkpoint: Checkpoint) -> tuple[NetworkSpec, CheckpointLayout] | None:
@@ -176,13 +231,19 @@ def _closest(checkpoint: Checkpoint) -> tuple[NetworkSpec, CheckpointLayout] | N
     best = ENOUGH_OVERLAP
     winner: tuple[NetworkSpec, CheckpointLayout] | None = None
     for spec in NETWORKS:
-        expected = blank(spec, 1000).state_dict().keys()
+        expected = _own_names(spec.name)
         for layout in spec.layouts:
             names = {layout.rename(name) for name in checkpoint.tensors}
             overlap = len(names & expected) / len(expected)
             if overlap > best:
                 best, winner = overlap, (spec, layout)
     return winner
+
+
+@cache
+def _own_names(network: str) -> frozenset[str]:
+    spec = NETWORKS.get(network)
+    return frozenset(blank(spec, spec.num_classes).state_dict())
 
 
 def _guess(names: Iterable[str]) -> str:
@@ -219,16 +280,21 @@ def _drop_background(
 def _class_count(
     tensors: Mapping[str, Tensor],
     spec: NetworkSpec,
+    layout: CheckpointLayout,
     num_classes: int | None,
     checkpoint: Checkpoint,
 ) -> int:
     weight = tensors.get(f"{spec.classifier}.weight")
-    if weight is None or weight.ndim == 0:
-        return num_classes or 1000  # reported as missing or mis-shaped with all the others
-    classes = len(weight)
+    if layout.classes == 0:
+        classes = 0
+    elif weight is None or weight.ndim == 0:
+        return num_classes or spec.num_classes  # reported with all others, missing or mis-shaped
+    else:
+        classes = len(weight)
     if num_classes is not None and num_classes != classes:
+        has = f"its classifier has {classes} classes" if classes else "it has no classifier"
         raise CheckpointError(
-            f"{checkpoint.path}: its classifier has {classes} classes, {num_classes} were asked "
+            f"{checkpoint.path}: {has}, {num_classes} were asked "
             f"for; drop --num-classes or give weights trained for {num_classes}"
         )
     return classes

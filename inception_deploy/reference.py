@@ -96,7 +96,8 @@ def load_reference(
         network: its name; None takes the default, or for a path whatever the file holds.
         weights: `embedded`, `pretrained[:TAG]`, `random[:SEED]`, or a path to `.pth`, `.pt`,
             `.safetensors` or a folder with timm's `config.json`.
-        num_classes: checked against the classifier of trained weights; 1000 for random ones.
+        num_classes: checked against the classifier of trained weights; random ones have as many
+            classes as the published ones.
         image_size: side of the square input, pixels; None keeps that of the weights.
         head: what the network returns.
         mean: overrides the preprocessing's mean, RGB, pixels in 0-1.
@@ -128,11 +129,17 @@ def load_reference(
         reference = _pretrained(spec, argument, num_classes)
     elif kind == "random":
         size = image_size or spec.input_size
-        reference = _random(spec, argument, num_classes or 1000, width or 1.0, size)
+        classes = num_classes or spec.num_classes
+        reference = _random(spec, argument, classes, width or 1.0, size)
     else:
         reference = _from_path(named, Path(weights).expanduser(), num_classes)
 
     _check_size(reference.spec, image_size)
+    if head != "features" and not reference.module.num_classes:
+        raise RecipeError(
+            f"{reference.weights.source} has no classifier, its weights end in the features; "
+            "ask for --head features"
+        )
     reference.module.head = head
     preprocessing = _overridden(
         reference.preprocessing, image_size, mean, std, crop_pct, interpolation
@@ -141,10 +148,18 @@ def load_reference(
 
 
 def _check_size(spec: NetworkSpec, image_size: int | None) -> None:
-    if image_size is not None and image_size < spec.min_size:
+    if image_size is None:
+        return
+    if image_size < spec.min_size:
         raise RecipeError(
             f"image size {image_size} is below the {spec.min_size} pixels that {spec.name} needs; "
             f"ask for {spec.min_size} or more (native: {spec.input_size})"
+        )
+    if image_size % spec.size_step:
+        below = image_size // spec.size_step * spec.size_step
+        raise RecipeError(
+            f"image size {image_size} is no multiple of {spec.size_step}, as the strides of "
+            f"{spec.name} need; ask for {below} or {below + spec.size_step}"
         )
 
 
@@ -185,6 +200,11 @@ def _embedded(spec: NetworkSpec, num_classes: int | None) -> Reference:
 
 
 def _pretrained(spec: NetworkSpec, tag: str, num_classes: int | None) -> Reference:
+    if not spec.pretrained and spec.download is None:
+        raise CheckpointError(
+            f"nobody has published weights of {spec.name}; give your own with --weights PATH, or "
+            "measure an untrained network with --weights random"
+        )
     if not spec.pretrained:
         raise CheckpointError(
             f"{spec.name} has no weights on the hub; download {spec.download} "
@@ -272,7 +292,7 @@ def _described(
         )
     asked = card.num_classes if num_classes is None else num_classes
     fitted = match(checkpoint, spec, num_classes=asked, width=card.width, build=card.build)
-    module = blank(spec, fitted.num_classes, card.width, card.build)
+    module = blank(spec, fitted.num_classes, card.width, fitted.build)
     detail = [fitted.detail, f"width {card.width:g}"]
     if card.data is not None:
         detail.append(f"trained on {card.data}")
@@ -299,7 +319,7 @@ def _matched(
         inner = checkpoint.config.get("pretrained_cfg", checkpoint.config)
         preprocessing = Preprocessing.from_timm_config(inner)
         class_names = _class_names(checkpoint, fitted.num_classes)
-    module = _filled(blank(spec, fitted.num_classes), fitted)
+    module = _filled(blank(spec, fitted.num_classes, build=fitted.build), fitted)
     info = _info(source, checkpoint, fitted, fitted.detail)
     return Reference(spec, module, preprocessing, class_names, info)
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Literal, Protocol, TypeAlias
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from inception_deploy.preprocess import Preprocessing
 __all__ = [
     "CheckpointLayout",
     "ConvNormAct",
+    "Fork",
     "Head",
     "InceptionNetwork",
     "NetworkBuilder",
@@ -23,10 +24,12 @@ __all__ = [
     "StateDict",
     "calibrate_batch_norm",
     "output_channels",
+    "own_names",
     "scaled",
 ]
 
 Head: TypeAlias = Literal["logits", "probabilities", "features"]
+StateDict: TypeAlias = Mapping[str, Tensor]
 KeyMap: TypeAlias = Callable[[str], str | None]
 
 
@@ -48,7 +51,10 @@ def output_channels(*branches: nn.Module) -> int:
 
 
 class ConvNormAct(nn.Module):
-    """Convolution without bias → batch norm → ReLU, named `conv` and `bn` as in the checkpoints."""
+    """Convolution → batch norm → ReLU, named `conv` and `bn` as in most checkpoints.
+
+    A bias before a batch norm is redundant; `bias` is for checkpoints that carry one all the same.
+    """
 
     def __init__(
         self,
@@ -59,10 +65,11 @@ class ConvNormAct(nn.Module):
         stride: int = 1,
         padding: int | tuple[int, int] = 0,
         eps: float = 1e-3,
+        bias: bool = False,
     ) -> None:
         super().__init__()
         self.conv = nn.Conv2d(
-            in_channels, out_channels, kernel_size, stride=stride, padding=padding, bias=False
+            in_channels, out_channels, kernel_size, stride=stride, padding=padding, bias=bias
         )
         self.bn = nn.BatchNorm2d(out_channels, eps=eps)
         self.relu = nn.ReLU(inplace=True)
@@ -77,12 +84,32 @@ class ConvNormAct(nn.Module):
         return self.conv.out_channels
 
 
+class Fork(nn.Module):
+    """Named branches over one input, their outputs concatenated in the order they are given.
+
+    (N, in_channels, H, W) → (N, out_channels, …); a branch without convolutions, a pool, passes its
+    input's channels through.
+    """
+
+    def __init__(self, in_channels: int, **branches: nn.Module) -> None:
+        super().__init__()
+        self.out_channels = 0
+        for name, branch in branches.items():
+            self.add_module(name, branch)
+            convolves = any(isinstance(m, nn.Conv2d) for m in branch.modules())
+            self.out_channels += output_channels(branch) if convolves else in_channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([branch(x) for branch in self.children()], 1)
+
+
 class InceptionNetwork(nn.Module, ABC):
     """A classifier of the family.
 
     `head` selects what `forward` returns: "logits" (N, num_classes), "probabilities"
-    (N, num_classes, softmax) or "features" (N, num_features, pooled). Auxiliary classifiers exist
-    for training only and are not part of `forward` in evaluation mode.
+    (N, num_classes, softmax) or "features" (N, num_features, what `embed` makes of the features
+    that are classified). Auxiliary classifiers exist for training only and are not part of
+    `forward` in evaluation mode.
     """
 
     head: Head = "logits"
@@ -91,17 +118,22 @@ class InceptionNetwork(nn.Module, ABC):
 
     @abstractmethod
     def forward_features(self, x: Tensor) -> Tensor:
-        """Images (N, 3, H, W), already preprocessed → pooled features (N, num_features)."""
+        """Images (N, 3, H, W), already preprocessed → what is classified (N, num_features)."""
 
     @abstractmethod
     def classify(self, features: Tensor) -> Tensor:
-        """Pooled features (N, num_features) → logits (N, num_classes)."""
+        """Features (N, num_features) → logits (N, num_classes)."""
+
+    def embed(self, features: Tensor) -> Tensor:
+        """Features → what the head "features" puts out, the same shape; usually as they are."""
+        return features
 
     @abstractmethod
     def blocks(self) -> Iterator[tuple[str, nn.Module]]:
         """The architecture's blocks in processing order: (dotted module name, module).
 
-        Each one's output is a tensor that parity can speak about (`Mixed_6c`, `repeat_1.4`, …).
+        Each one's output is a tensor that parity can speak about (`Mixed_6c`, `repeat_1.4`, …):
+        (N, C, H, W), or (N, C) after pooling. Together they hold all weights but the classifier's.
         """
 
     def reset_parameters(self) -> None:
@@ -113,7 +145,7 @@ class InceptionNetwork(nn.Module, ABC):
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_in", nonlinearity="relu")
-            elif isinstance(module, nn.BatchNorm2d):
+            elif isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
                 module.reset_parameters()
             elif isinstance(module, nn.Linear):
                 nn.init.normal_(module.weight, std=0.01)
@@ -123,7 +155,7 @@ class InceptionNetwork(nn.Module, ABC):
     def forward(self, x: Tensor) -> Tensor:
         features = self.forward_features(x)
         if self.head == "features":
-            return features
+            return self.embed(features)
         logits = self.classify(features)
         return torch.softmax(logits, dim=1) if self.head == "probabilities" else logits
 
@@ -145,13 +177,15 @@ def calibrate_batch_norm(module: nn.Module, images: Tensor) -> None:
     """
 
     def measure(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        assert isinstance(norm, nn.BatchNorm2d)
+        assert isinstance(norm, (nn.BatchNorm1d, nn.BatchNorm2d))
         assert norm.running_mean is not None
         assert norm.running_var is not None
-        norm.running_mean.copy_(inputs[0].mean((0, 2, 3)))
-        norm.running_var.copy_(inputs[0].var((0, 2, 3), correction=0))
+        all_but_channels = (0, *range(2, inputs[0].ndim))
+        norm.running_mean.copy_(inputs[0].mean(all_but_channels))
+        norm.running_var.copy_(inputs[0].var(all_but_channels, correction=0))
 
-    norms = [layer for layer in module.modules() if isinstance(layer, nn.BatchNorm2d)]
+    kinds = (nn.BatchNorm1d, nn.BatchNorm2d)
+    norms = [layer for layer in module.modules() if isinstance(layer, kinds)]
     hooks = [norm.register_forward_pre_hook(measure) for norm in norms]
     was_training = module.training
     try:
@@ -172,6 +206,13 @@ class CheckpointLayout:
         rename: their key → our key; None drops the tensor (auxiliary heads, counters).
         preprocessing: what weights of this layout expect unless a config says otherwise.
         background_row: True where a 1001-row classifier carries "background" as row 0.
+        classes: rows of the classifier, where they too are needed to identify the layout; 0 for
+            one without a classifier.
+        convert: applied to the file's tensors before they are renamed, where names are not the only
+            difference: axes in another order, tensors that are implied. It keeps whatever it does
+            not know, and does not judge shapes; the network does.
+        build: constructor arguments of the network these weights were trained in, where it is a
+            variant: another padding, another epsilon.
     """
 
     name: str
@@ -179,6 +220,18 @@ class CheckpointLayout:
     rename: KeyMap
     preprocessing: Preprocessing
     background_row: bool = False
+    classes: int | None = None
+    convert: Callable[[StateDict], StateDict] | None = None
+    build: Mapping[str, Any] = field(default_factory=dict)
+
+
+def own_names(preprocessing: Preprocessing, *signature: str) -> CheckpointLayout:
+    """The layout of weights that were saved from the module here, where no other source has it."""
+    return CheckpointLayout("inception-deploy", frozenset(signature), _same_name, preprocessing)
+
+
+def _same_name(key: str) -> str | None:
+    return key
 
 
 @dataclass(frozen=True)
@@ -208,12 +261,16 @@ class NetworkSpec:
         build: builds the module.
         min_size: smallest side of a square input that survives every stride and valid padding.
         preprocessing: of the native input size; the default when weights bring none.
-        params: parameters without auxiliary heads, 1000 classes.
-        macs: multiply-adds of convolutions and linear layers, batch 1, native size, 1000 classes.
+        params: parameters without auxiliary heads, `num_classes` classes.
+        macs: multiply-adds of convolutions and linear layers, batch 1, native size, as many
+            classes.
         classifier: dotted name of the final linear layer.
         layouts: recognised checkpoint layouts, most specific first.
         pretrained: weights on the hub; empty where the network has none.
-        download: the published weights file to fetch by hand where the hub has none.
+        download: the published weights file to fetch by hand where the hub has none; None where
+            nobody has published any.
+        num_classes: of the published weights.
+        size_step: sides must be multiples of it, for networks whose strides do not fit all sizes.
     """
 
     name: str
@@ -228,11 +285,10 @@ class NetworkSpec:
     layouts: tuple[CheckpointLayout, ...]
     pretrained: tuple[PretrainedWeights, ...] = ()
     download: str | None = None
+    num_classes: int = 1000
+    size_step: int = 1
 
     @property
     def input_size(self) -> int:
         """Side of the native square input, pixels."""
         return self.preprocessing.size
-
-
-StateDict: TypeAlias = Mapping[str, Tensor]

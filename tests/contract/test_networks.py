@@ -45,6 +45,7 @@ def test_parameters_at_full_width_are_those_of_the_spec(spec: NetworkSpec) -> No
     with torch.device("meta"):
         module = spec.build()
     assert sum(p.numel() for p in module.parameters()) == spec.params
+    assert module.num_classes == spec.num_classes
 
 
 def test_multiply_adds_at_native_size_are_those_of_the_spec(spec: NetworkSpec) -> None:
@@ -74,8 +75,15 @@ def test_any_width_and_class_count(spec: NetworkSpec, width: float) -> None:
 def test_smallest_size_works_and_one_less_does_not(spec: NetworkSpec) -> None:
     module = built(spec)
     assert module(images(spec)).isfinite().all()
+    misfit = spec.min_size - 1 if spec.size_step == 1 else spec.min_size + spec.size_step // 2
     with pytest.raises(RuntimeError):
-        module(images(spec, size=spec.min_size - 1))
+        module(images(spec, size=misfit))
+
+
+def test_sizes_between_the_steps_do_not_matter(spec: NetworkSpec) -> None:
+    module = built(spec)
+    for size in range(spec.min_size, spec.min_size + 33, max(spec.size_step, 3)):
+        assert module(images(spec, batch=1, size=size)).shape == (1, 10)
 
 
 def test_blocks_resolve_and_run_once_each_in_order(spec: NetworkSpec) -> None:
@@ -88,7 +96,7 @@ def test_blocks_resolve_and_run_once_each_in_order(spec: NetworkSpec) -> None:
         def record(
             _block: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor, name: str = name
         ) -> None:
-            assert output.ndim == 4
+            assert output.ndim in (2, 4)
             ran.append(name)
 
         block.register_forward_hook(record)
@@ -139,5 +147,6 @@ def test_facts_agree_with_each_other(spec: NetworkSpec) -> None:
     assert classifier.in_features == module.num_features
     assert spec.min_size <= spec.input_size <= spec.preprocessing.resize
     assert spec.layouts
-    assert spec.pretrained or spec.download
+    assert not (spec.pretrained and spec.download)
+    assert spec.min_size % spec.size_step == spec.input_size % spec.size_step == 0
     assert all(f".{p.tag}" in p.repo and 0 < p.top1 < 100 for p in spec.pretrained)
