@@ -2,12 +2,13 @@
 
 The five block kinds keep the letters of the TF-slim lineage: A at 35×35, B reduces to 17×17, C
 factorises 7×7 into 1×7 and 7×1, D reduces to 8×8, E splits its 3×3s into 1×3 and 3×1. Average
-pools count their padding, as these checkpoints expect (TF-slim and Keras exclude it).
+pools count their padding, as these checkpoints expect; TF-slim's and Keras's exclude it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -34,17 +35,13 @@ __all__ = [
 ]
 
 
-def _average_pool() -> nn.AvgPool2d:
-    return nn.AvgPool2d(3, stride=1, padding=1, count_include_pad=True)
-
-
 class InceptionA(nn.Module):
-    """35×35: 1×1 | 1×1→5×5 | 1×1→3×3→3×3 | average pool→1×1.
+    """35×35: 1×1 | 1×1→5×5 | 1×1→3×3→3×3 | pool→1×1.
 
     (N, in_channels, H, W) → (N, out_channels, H, W); `pool_features` is the pool branch's count.
     """
 
-    def __init__(self, in_channels: int, pool_features: int, width: float) -> None:
+    def __init__(self, in_channels: int, pool_features: int, width: float, pool: nn.Module) -> None:
         super().__init__()
         c48, c64, c96 = (scaled(count, width) for count in (48, 64, 96))
         self.branch1x1 = ConvNormAct(in_channels, c64, 1)
@@ -53,7 +50,7 @@ class InceptionA(nn.Module):
         self.branch3x3dbl_1 = ConvNormAct(in_channels, c64, 1)
         self.branch3x3dbl_2 = ConvNormAct(c64, c96, 3, padding=1)
         self.branch3x3dbl_3 = ConvNormAct(c96, c96, 3, padding=1)
-        self.pool = _average_pool()
+        self.pool = pool
         self.branch_pool = ConvNormAct(in_channels, scaled(pool_features, width), 1)
         self.out_channels = output_channels(
             self.branch1x1, self.branch5x5_2, self.branch3x3dbl_3, self.branch_pool
@@ -95,13 +92,13 @@ class InceptionB(nn.Module):
 
 
 class InceptionC(nn.Module):
-    """17×17: 1×1 | 1×1→1×7→7×1 | 1×1→7×1→1×7→7×1→1×7 | average pool→1×1.
+    """17×17: 1×1 | 1×1→1×7→7×1 | 1×1→7×1→1×7→7×1→1×7 | pool→1×1.
 
     (N, in_channels, H, W) → (N, out_channels, H, W); `channels_7x7` is the inner count, which grows
     from 128 to 192 along the stage.
     """
 
-    def __init__(self, in_channels: int, channels_7x7: int, width: float) -> None:
+    def __init__(self, in_channels: int, channels_7x7: int, width: float, pool: nn.Module) -> None:
         super().__init__()
         c7, c192 = scaled(channels_7x7, width), scaled(192, width)
         across, down = (0, 3), (3, 0)
@@ -114,7 +111,7 @@ class InceptionC(nn.Module):
         self.branch7x7dbl_3 = ConvNormAct(c7, c7, (1, 7), padding=across)
         self.branch7x7dbl_4 = ConvNormAct(c7, c7, (7, 1), padding=down)
         self.branch7x7dbl_5 = ConvNormAct(c7, c192, (1, 7), padding=across)
-        self.pool = _average_pool()
+        self.pool = pool
         self.branch_pool = ConvNormAct(in_channels, c192, 1)
         self.out_channels = output_channels(
             self.branch1x1, self.branch7x7_3, self.branch7x7dbl_5, self.branch_pool
@@ -160,12 +157,12 @@ class InceptionD(nn.Module):
 
 
 class InceptionE(nn.Module):
-    """8×8: 1×1 | 1×1→{1×3, 3×1} | 1×1→3×3→{1×3, 3×1} | average pool→1×1.
+    """8×8: 1×1 | 1×1→{1×3, 3×1} | 1×1→3×3→{1×3, 3×1} | pool→1×1.
 
     (N, in_channels, H, W) → (N, out_channels, H, W). The pairs in braces share one input.
     """
 
-    def __init__(self, in_channels: int, width: float) -> None:
+    def __init__(self, in_channels: int, width: float, pool: nn.Module) -> None:
         super().__init__()
         c192, c320, c384, c448 = (scaled(count, width) for count in (192, 320, 384, 448))
         across, down = (0, 1), (1, 0)
@@ -177,7 +174,7 @@ class InceptionE(nn.Module):
         self.branch3x3dbl_2 = ConvNormAct(c448, c384, 3, padding=1)
         self.branch3x3dbl_3a = ConvNormAct(c384, c384, (1, 3), padding=across)
         self.branch3x3dbl_3b = ConvNormAct(c384, c384, (3, 1), padding=down)
-        self.pool = _average_pool()
+        self.pool = pool
         self.branch_pool = ConvNormAct(in_channels, c192, 1)
         self.out_channels = output_channels(
             self.branch1x1,
@@ -206,11 +203,26 @@ BLOCK_TYPES = (ConvNormAct, InceptionA, InceptionB, InceptionC, InceptionD, Ince
 
 
 class InceptionV3(InceptionNetwork):
-    """Inception v3; 299×299 natively, 11 Inception blocks, 2048 features."""
+    """Inception v3; 299×299 natively, 11 Inception blocks, 2048 features.
 
-    def __init__(self, num_classes: int = 1000, width: float = 1.0, dropout: float = 0.5) -> None:
+    Args:
+        count_include_pad: average pools count their padding; about a ninth of a 35×35 map changes.
+        max_pool_7c: the last block's pool takes the maximum instead.
+    """
+
+    def __init__(
+        self,
+        num_classes: int = 1000,
+        width: float = 1.0,
+        dropout: float = 0.5,
+        *,
+        count_include_pad: bool = True,
+        max_pool_7c: bool = False,
+    ) -> None:
         super().__init__()
         self.num_classes = num_classes
+        average = partial(nn.AvgPool2d, 3, stride=1, padding=1, count_include_pad=count_include_pad)
+        last_pool = nn.MaxPool2d(3, stride=1, padding=1) if max_pool_7c else average()
         c32, c64, c80, c192 = (scaled(count, width) for count in (32, 64, 80, 192))
         self.Conv2d_1a_3x3 = ConvNormAct(3, c32, 3, stride=2)
         self.Conv2d_2a_3x3 = ConvNormAct(c32, c32, 3)
@@ -220,17 +232,17 @@ class InceptionV3(InceptionNetwork):
         self.Conv2d_4a_3x3 = ConvNormAct(c80, c192, 3)
         self.maxpool2 = nn.MaxPool2d(3, stride=2)
 
-        self.Mixed_5b = InceptionA(c192, 32, width)
-        self.Mixed_5c = InceptionA(self.Mixed_5b.out_channels, 64, width)
-        self.Mixed_5d = InceptionA(self.Mixed_5c.out_channels, 64, width)
+        self.Mixed_5b = InceptionA(c192, 32, width, average())
+        self.Mixed_5c = InceptionA(self.Mixed_5b.out_channels, 64, width, average())
+        self.Mixed_5d = InceptionA(self.Mixed_5c.out_channels, 64, width, average())
         self.Mixed_6a = InceptionB(self.Mixed_5d.out_channels, width)
-        self.Mixed_6b = InceptionC(self.Mixed_6a.out_channels, 128, width)
-        self.Mixed_6c = InceptionC(self.Mixed_6b.out_channels, 160, width)
-        self.Mixed_6d = InceptionC(self.Mixed_6c.out_channels, 160, width)
-        self.Mixed_6e = InceptionC(self.Mixed_6d.out_channels, 192, width)
+        self.Mixed_6b = InceptionC(self.Mixed_6a.out_channels, 128, width, average())
+        self.Mixed_6c = InceptionC(self.Mixed_6b.out_channels, 160, width, average())
+        self.Mixed_6d = InceptionC(self.Mixed_6c.out_channels, 160, width, average())
+        self.Mixed_6e = InceptionC(self.Mixed_6d.out_channels, 192, width, average())
         self.Mixed_7a = InceptionD(self.Mixed_6e.out_channels, width)
-        self.Mixed_7b = InceptionE(self.Mixed_7a.out_channels, width)
-        self.Mixed_7c = InceptionE(self.Mixed_7b.out_channels, width)
+        self.Mixed_7b = InceptionE(self.Mixed_7a.out_channels, width, average())
+        self.Mixed_7c = InceptionE(self.Mixed_7b.out_channels, width, last_pool)
 
         self.num_features = self.Mixed_7c.out_channels
         self.avgpool = nn.AdaptiveAvgPool2d(1)
