@@ -21,7 +21,7 @@ GOOGLENET, V3, IRV2 = (
 
 
 def state(network: str, classes: int = 10) -> dict[str, Tensor]:
-    """A state dict of zeros in the network's own names; with the class count that tells it apart."""
+    """Zeros in the network's own names; as many classes as tell it apart where they must."""
     spec = NETWORKS.get(network)
     counted = [layout.classes for layout in spec.layouts if layout.classes]
     blueprint = blank(spec, *(counted or [classes])).state_dict()
