@@ -29,7 +29,7 @@ dev: $(VENV)/.installed-dev
 demo: install
 	$(BIN)/inception-deploy export --fp16 -o build/demo --force
 	$(BIN)/python -m inception_deploy.shapes build/images --count 6 --seed 7
-	$(BIN)/inception-deploy predict build/demo build/images
+	$(BIN)/inception-deploy predict build/demo build/images --top 2
 
 test: dev
 	$(BIN)/python -m pytest -q -m "not device and not full"

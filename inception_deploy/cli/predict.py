@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import click
+from rich import box
 from rich.table import Table
 
 from inception_deploy.cli.console import Terminal
@@ -32,12 +34,17 @@ def command(
     if terminal.as_json:
         terminal.result([prediction.to_dict() for prediction in predictions])
         return
-    table = Table(title_justify="left")
+    # the part that all paths share says nothing, and an 80-column terminal has no room for it
+    files = [Path(prediction.image) for prediction in predictions]
+    shared = Path(os.path.commonpath([file.parent for file in files]))
+    table = Table(title=f"images in {shared}", title_justify="left", box=box.SIMPLE_HEAD)
     table.add_column("image", overflow="fold")
-    for rank in range(1, min(top, 3 if terminal.out.width < 110 else 5) + 1):
-        table.add_column(f"top {rank}", overflow="fold")
-    shown = len(table.columns) - 1
-    for prediction in predictions:
-        cells = (f"{c.name} [dim]{100 * c.probability:.1f} %[/]" for c in prediction.classes)
-        table.add_row(prediction.image, *list(cells)[:shown])
+    table.add_column("class", overflow="fold")
+    table.add_column("probability", justify="right")
+    for file, prediction in zip(files, predictions, strict=True):
+        for rank, found in enumerate(prediction.classes):
+            name = str(file.relative_to(shared)) if rank == 0 else ""
+            style = "bold" if rank == 0 else "dim"
+            table.add_row(name, f"[{style}]{found.name}[/]", f"{100 * found.probability:.1f} %")
+        table.add_section()
     terminal.out.print(table)
