@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
+from rich.markup import escape
 from rich.table import Table
 
 from inception_deploy.cli.console import Terminal
@@ -62,7 +63,7 @@ def command(
         ratio = ratios.get((key, row["batch"]))
         latency = row["latency_ms"]
         table.add_row(
-            f"{key} {row['precision']}",
+            escape(f"{key} {row['precision']}"),
             str(row["batch"]),
             *(number(latency[p], digits=3) for p in ("p50", "p90", "p99")),
             f"{row['images_per_second']:,.0f}",
@@ -70,7 +71,7 @@ def command(
         )
     terminal.out.print(table)
     for warning in report["warnings"]:
-        terminal.out.print(f"[yellow]warning[/] {warning}")
+        terminal.out.print(f"[yellow]warning[/] {escape(warning)}")
 
 
 def _ratio(ratio: float, low: float, high: float) -> str:

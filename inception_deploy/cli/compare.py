@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
+from rich.markup import escape
 from rich.table import Table
 
 from inception_deploy.cli.console import Terminal
@@ -64,8 +65,8 @@ def command(
         return EXIT_CODES[report.verdict]
     table = Table(title=f"{against} → {report.candidate}", title_justify="left", show_header=False)
     rows = [
-        ("images", f"{report.data.images:,} of {report.data.name or 'the built-in set'}"),
-        ("skipped", ", ".join(report.data.skipped) or "none"),
+        ("images", f"{report.data.images:,} of {escape(report.data.name) or 'the built-in set'}"),
+        ("skipped", escape(", ".join(report.data.skipped)) or "none"),
         ("top-1 reference", number(report.top1_reference, "%")),
         ("top-1 deployed", number(report.top1_deployed, "%")),
         ("drop, points", number(report.top1_drop)),

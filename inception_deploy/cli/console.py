@@ -77,7 +77,7 @@ class Terminal:
     def note(self, message: str) -> None:
         """One line that the user should see."""
         if not self.quiet:
-            self.err.print(message)
+            self.err.print(message, markup=False, style="dim")
 
     def result(self, value: Any) -> None:
         """The command's result for machines, on stdout, when --json was given."""

@@ -86,9 +86,7 @@ def command(
     from inception_deploy.cli.summary import print_summary, verdict_exit_code
 
     if recipe.network is None and recipe.weights is None:
-        terminal.note(
-            "[dim]no NETWORK named: taking the embedded reference, a small trained GoogLeNet[/]"
-        )
+        terminal.note("no NETWORK named: taking the embedded reference, a small trained GoogLeNet")
     bundle = deploy(
         recipe,
         output,

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 from rich import box
+from rich.markup import escape
 from rich.table import Table
 
 from inception_deploy.cli.console import Terminal
@@ -37,14 +38,18 @@ def command(
     # the part that all paths share says nothing, and an 80-column terminal has no room for it
     files = [Path(prediction.image) for prediction in predictions]
     shared = Path(os.path.commonpath([file.parent for file in files]))
-    table = Table(title=f"images in {shared}", title_justify="left", box=box.SIMPLE_HEAD)
+    table = Table(
+        title=f"images in {escape(str(shared))}", title_justify="left", box=box.SIMPLE_HEAD
+    )
     table.add_column("image", overflow="fold")
     table.add_column("class", overflow="fold")
     table.add_column("probability", justify="right")
     for file, prediction in zip(files, predictions, strict=True):
         for rank, found in enumerate(prediction.classes):
-            name = str(file.relative_to(shared)) if rank == 0 else ""
+            name = escape(str(file.relative_to(shared))) if rank == 0 else ""
             style = "bold" if rank == 0 else "dim"
-            table.add_row(name, f"[{style}]{found.name}[/]", f"{100 * found.probability:.1f} %")
+            table.add_row(
+                name, f"[{style}]{escape(found.name)}[/]", f"{100 * found.probability:.1f} %"
+            )
         table.add_section()
     terminal.out.print(table)

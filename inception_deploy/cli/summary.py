@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from rich.markup import escape
 from rich.table import Table
 
 from inception_deploy.bundle import Bundle
@@ -47,16 +48,20 @@ def print_summary(bundle: Bundle, terminal: Terminal) -> None:
         out.print("[bold white on red] NOT TRAINED [/] random weights: accuracy means nothing here")
     out.print(table)
     if not terminal.quiet:
-        out.print(f"weights   {manifest['weights']['source']}: {manifest['weights']['detail']}")
+        out.print(
+            f"weights   {escape(manifest['weights']['source'])}: {escape(manifest['weights']['detail'])}"
+        )
         out.print(f"stages    {_stages(manifest)}")
         if parity["data"]["skipped"]:
             out.print(f"[yellow]skipped[/]   {len(parity['data']['skipped'])} unreadable images")
     for warning in (speed or {}).get("warnings", []):
-        out.print(f"[yellow]warning[/]   {warning}")
+        out.print(f"[yellow]warning[/]   {escape(warning)}")
     style = _VERDICT_STYLE[parity["verdict"]]
     out.print("[dim]in brackets: 95 % intervals[/]")
-    out.print(f"verdict   [{style}]{parity['verdict']}[/] {parity['verdict_reason']}")
-    out.print(f"bundle    {bundle.path}  (open {bundle.path / 'report.html'})")
+    out.print(f"verdict   [{style}]{parity['verdict']}[/] {escape(parity['verdict_reason'])}")
+    out.print(
+        f"bundle    {escape(str(bundle.path))}  (open {escape(str(bundle.path / 'report.html'))})"
+    )
 
 
 def _parity_rows(parity: dict[str, Any]) -> list[tuple[str, str, str, str]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
+from rich.markup import escape
 
 from inception_deploy.cli.console import Terminal
 from inception_deploy.cli.options import BUNDLE, with_terminal
@@ -34,7 +35,7 @@ def command(bundle: Path, terminal: Terminal) -> int:
         for check in checks:
             mark = "[green]ok[/]  " if check.ok else "[red]FAIL[/]"
             terminal.out.print(
-                f"{mark} {check.subject}{'' if check.ok else ': ' + str(check.problem)}"
+                f"{mark} {escape(check.subject)}{'' if check.ok else ': ' + escape(str(check.problem))}"
             )
         terminal.out.print(
             f"[red]{len(failed)} of {len(checks)} checks failed[/]"

@@ -153,6 +153,15 @@ def test_predict_names_the_image_and_its_classes(run: Any, bundle: Path, images:
     assert probabilities == sorted(probabilities, reverse=True)
 
 
+def test_brackets_in_a_file_name_are_shown_as_they_are(
+    run: Any, bundle: Path, images: Path
+) -> None:
+    odd = images / "holiday [bold] 1.png"
+    (images / "a.png").rename(odd)
+    outcome = run("predict", bundle, odd, "-q", "--top", 1)
+    assert "holiday [bold] 1.png" in outcome.out
+
+
 def test_bench_rows_and_ratios(run: Any, bundle: Path) -> None:
     outcome = run("bench", bundle, "--batch", "1,2", "--seconds", "0.05", "--json", "-q")
     assert outcome.code == 0, outcome.err
