@@ -48,9 +48,8 @@ def print_summary(bundle: Bundle, terminal: Terminal) -> None:
         out.print("[bold white on red] NOT TRAINED [/] random weights: accuracy means nothing here")
     out.print(table)
     if not terminal.quiet:
-        out.print(
-            f"weights   {escape(manifest['weights']['source'])}: {escape(manifest['weights']['detail'])}"
-        )
+        weights = manifest["weights"]
+        out.print(f"weights   {escape(weights['source'] + ': ' + weights['detail'])}")
         out.print(f"stages    {_stages(manifest)}")
         if parity["data"]["skipped"]:
             out.print(f"[yellow]skipped[/]   {len(parity['data']['skipped'])} unreadable images")

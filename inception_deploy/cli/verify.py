@@ -34,9 +34,8 @@ def command(bundle: Path, terminal: Terminal) -> int:
     else:
         for check in checks:
             mark = "[green]ok[/]  " if check.ok else "[red]FAIL[/]"
-            terminal.out.print(
-                f"{mark} {escape(check.subject)}{'' if check.ok else ': ' + escape(str(check.problem))}"
-            )
+            problem = "" if check.ok else f": {check.problem}"
+            terminal.out.print(f"{mark} {escape(check.subject + problem)}")
         terminal.out.print(
             f"[red]{len(failed)} of {len(checks)} checks failed[/]"
             if failed
