@@ -60,7 +60,8 @@ def deploy(
     progress = progress or SilentProgress()
     engine, precision = ENGINES.get(recipe.target), PRECISIONS.get(recipe.precision)
     with staged(output, force=force) as directory:
-        reference = reference_of(recipe)
+        with progress.stage(f"load weights: {recipe.weights_source}"):
+            reference = reference_of(recipe)
         images = plan_images(recipe, reference, progress)
         golden = record_golden(reference.module, images.golden(), progress=progress)
         exported = export(

@@ -225,7 +225,10 @@ def _fetched(published: PretrainedWeights) -> Path:
     """The local folder with the repository's weights and config, from the cache or the hub."""
     from huggingface_hub import constants, hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+    from huggingface_hub.utils import logging as hub_logging
 
+    verbosity = hub_logging.get_verbosity()
+    hub_logging.set_verbosity_error()  # each retry would be a line; the error below says it once
     try:
         hf_hub_download(published.repo, "config.json")
         return Path(hf_hub_download(published.repo, "model.safetensors")).parent
@@ -240,6 +243,8 @@ def _fetched(published: PretrainedWeights) -> Path:
             f"cannot fetch {published.repo} ({reason}); "
             "give its model.safetensors with --weights PATH"
         ) from error
+    finally:
+        hub_logging.set_verbosity(verbosity)
 
 
 def _random(
