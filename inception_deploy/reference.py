@@ -6,6 +6,7 @@ never a fallback: a source that cannot be served is an error that names the next
 
 from __future__ import annotations
 
+import logging
 import difflib
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -228,7 +229,9 @@ def _fetched(published: PretrainedWeights) -> Path:
     from huggingface_hub.utils import logging as hub_logging
 
     verbosity = hub_logging.get_verbosity()
-    hub_logging.set_verbosity_error()  # each retry would be a line; the error below says it once
+    hub_logging.set_verbosity(
+        logging.ERROR
+    )  # each retry would be a line; the error below says it once
     try:
         hf_hub_download(published.repo, "config.json")
         return Path(hf_hub_download(published.repo, "model.safetensors")).parent
