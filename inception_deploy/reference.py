@@ -6,8 +6,8 @@ never a fallback: a source that cannot be served is an error that names the next
 
 from __future__ import annotations
 
-import logging
 import difflib
+import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
