@@ -9,6 +9,7 @@ each architecture block under the block's own name. docs/decisions/001 says why 
 from __future__ import annotations
 
 import json
+import sys
 import tempfile
 import time
 import warnings
@@ -167,7 +168,8 @@ def _quiet() -> Iterator[None]:
 
 def _clean(graph: gs.Graph) -> None:
     """Turn everything that is known already into initialisers; nothing is approximated."""
-    graph.fold_constants(error_ok=False).cleanup()
+    # whatever their size: a transposed weight is not one tensor more. Without a threshold it warns.
+    graph.fold_constants(error_ok=False, size_threshold=sys.maxsize).cleanup()
     for node in graph.nodes:
         if node.op in LEFTOVERS:
             raise StageError(
