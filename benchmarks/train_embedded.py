@@ -41,6 +41,29 @@ Log = Callable[[str], None]
 
 
 @dataclass(frozen=True)
+class Shipped:
+    """The settings that made the network in the package.
+
+    Args:
+        width: such that the FP32 file stays below 4 MB.
+        build: further arguments of the network's constructor.
+        epochs, rate: as in `Plan`.
+    """
+
+    width: float
+    build: dict[str, Any]
+    epochs: int
+    rate: float
+
+
+SHIPPED = {
+    "googlenet": Shipped(0.4, {}, 3, 2e-3),
+    # residuals scaled by 0.1–0.2 start slowly: they need the higher rate and one more epoch
+    "inception_resnet_v2": Shipped(0.21, {"repeats": [3, 5, 2]}, 4, 4e-3),
+}
+
+
+@dataclass(frozen=True)
 class Plan:
     """What a training run consists of.
 
@@ -176,13 +199,13 @@ def _write(path: Path, data: bytes) -> None:
 
 
 @click.command()
-@click.argument("name", metavar="NETWORK", type=click.Choice(["googlenet", "inception_resnet_v2"]))
+@click.argument("name", metavar="NETWORK", type=click.Choice(list(SHIPPED)))
 @click.option("--width", type=float, help="Width multiplier.  [default: the shipped one]")
 @click.option("--repeats", help="Residual blocks per stage, e.g. 3,5,2 (inception_resnet_v2).")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("--images", type=int, default=100_000, show_default=True, help="Distinct images.")
-@click.option("--epochs", type=int, default=3, show_default=True)
-@click.option("--rate", type=float, default=2e-3, show_default=True, help="Peak learning rate.")
+@click.option("--epochs", type=int, help="Passes over them.  [default: the shipped one]")
+@click.option("--rate", type=float, help="Peak learning rate.  [default: the shipped one]")
 @click.option("--smoothing", type=float, default=0.0, show_default=True, help="Label smoothing.")
 @click.option("--val-images", type=int, default=9_600, show_default=True)
 @click.option("--workers", type=click.IntRange(min=1), default=2, help="Of image making.")
@@ -200,8 +223,8 @@ def main(
     repeats: str | None,
     seed: int,
     images: int,
-    epochs: int,
-    rate: float,
+    epochs: int | None,
+    rate: float | None,
     smoothing: float,
     val_images: int,
     workers: int,
@@ -211,12 +234,19 @@ def main(
     """Train NETWORK on `shapes`; write its weights and its figures."""
     torch.set_num_threads(threads)
     torch.manual_seed(seed)
-    plan = Plan(seed, images, epochs, rate=rate, smoothing=smoothing)
+    shipped = SHIPPED[name]
+    width = shipped.width if width is None else width
+    build = dict(shipped.build)
+    if repeats is not None:
+        build["repeats"] = [int(count) for count in repeats.split(",")]
+    plan = Plan(
+        seed,
+        images,
+        shipped.epochs if epochs is None else epochs,
+        rate=shipped.rate if rate is None else rate,
+        smoothing=smoothing,
+    )
     preprocessing = Preprocessing(plan.size, plan.size, "bilinear")
-    width = width if width is not None else {"googlenet": 0.4, "inception_resnet_v2": 0.2}[name]
-    build: dict[str, Any] = {}
-    if name == "inception_resnet_v2":
-        build["repeats"] = [int(n) for n in (repeats or "3,5,2").split(",")]
     network = NETWORKS.get(name).build(num_classes=len(CLASS_NAMES), width=width, **build)
     parameters = sum(p.numel() for p in network.parameters())
     click.echo(f"{name} × {width}: {parameters:,} parameters; {plan}")
@@ -251,10 +281,10 @@ def main(
         "training": {
             "seed": seed,
             "images": images,
-            "epochs": epochs,
+            "epochs": plan.epochs,
             "batch": plan.batch,
             "optimiser": "AdamW",
-            "learning_rate": rate,
+            "learning_rate": plan.rate,
             "weight_decay": plan.decay,
             "label_smoothing": smoothing,
             "threads": threads,
