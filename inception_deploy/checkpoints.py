@@ -1,7 +1,8 @@
 """Reading weights from disk, safely: a file or folder → named tensors, never arbitrary objects.
 
 PyTorch files go through `torch.load(weights_only=True)`, so a pickle that asks for anything but
-tensors is refused, not run. `inception_deploy.matching` decides which network the tensors are of.
+tensors is refused, not run; NumPy archives are read without pickle, too. Which network the tensors
+are of is for `inception_deploy.matching` to decide.
 """
 
 from __future__ import annotations
@@ -10,11 +11,12 @@ import hashlib
 import json
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -72,7 +74,7 @@ class Checkpoint:
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """Read `.safetensors`, a PyTorch file, or a folder holding one of them under timm's names.
+    """Read `.safetensors`, `.npz`, a PyTorch file, or a folder with weights under timm's names.
 
     Raises:
         CheckpointError: for a missing, empty, truncated or foreign file, for a pickle that contains
@@ -85,9 +87,10 @@ def read_checkpoint(path: Path) -> Checkpoint:
     if path.suffix.lower() in FOREIGN_SUFFIXES:
         raise CheckpointError(
             f"{path} is {FOREIGN_SUFFIXES[path.suffix.lower()]}; "
-            "convert it to a PyTorch state dict or .safetensors first"
+            "convert it to a PyTorch state dict, .safetensors or .npz first"
         )
-    content = _safetensors(path) if path.suffix.lower() == ".safetensors" else _torch(path)
+    readers: Mapping[str, Callable[[Path], Any]] = {".safetensors": _safetensors, ".npz": _numpy}
+    content = readers.get(path.suffix.lower(), _torch)(path)
     if not isinstance(content, Mapping):
         raise CheckpointError(
             f"{path} holds a bare {type(content).__name__}, no state dict; save model.state_dict()"
@@ -153,6 +156,22 @@ def _safetensors(path: Path) -> Mapping[str, Any]:
         raise CheckpointError(
             f"{path} is truncated or not a safetensors file ({error}); fetch it again"
         ) from error
+
+
+def _numpy(path: Path) -> Mapping[str, Any]:
+    """The archive's numeric arrays, e.g. TensorFlow variables under their own names."""
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+    except Exception as error:  # a damaged archive can raise anything
+        reason = str(error).partition("\n")[0]
+        raise CheckpointError(
+            f"{path} is damaged, or holds more than plain arrays ({reason}); save it again with "
+            "numpy.savez(path, **{name: array})"
+        ) from error
+    numeric = {name: array for name, array in arrays.items() if array.dtype.kind in "fiu"}
+    native = {name: array.astype(array.dtype.newbyteorder("=")) for name, array in numeric.items()}
+    return {name: torch.from_numpy(array) for name, array in native.items()}
 
 
 def _torch(path: Path) -> Any:

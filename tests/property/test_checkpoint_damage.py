@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -15,6 +16,12 @@ from safetensors.torch import save
 
 from inception_deploy.checkpoints import Checkpoint, read_checkpoint
 from inception_deploy.errors import CheckpointError
+
+
+def _numpy() -> bytes:
+    buffer = io.BytesIO()
+    np.savez(buffer, **{name: tensor.numpy() for name, tensor in TENSORS.items()})
+    return buffer.getvalue()
 
 
 def _pytorch(zipped: bool) -> bytes:
@@ -28,6 +35,7 @@ FILES = {
     "zip.pth": _pytorch(zipped=True),
     "pickle.pth": _pytorch(zipped=False),
     "tensors.safetensors": save(TENSORS),
+    "tensors.npz": _numpy(),
 }
 
 

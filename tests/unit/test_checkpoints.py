@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -60,6 +61,21 @@ def test_pytorch_files(tmp_path: Path, suffix: str, zipped: bool) -> None:
 def test_safetensors_files(tmp_path: Path) -> None:
     save_file(TENSORS, tmp_path / "w.safetensors")
     assert_tensors(read_checkpoint(tmp_path / "w.safetensors").tensors)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_numpy_archives(tmp_path: Path, order: str) -> None:
+    arrays: dict[str, Any] = {
+        name: tensor.numpy().astype(f"{order}f4") for name, tensor in TENSORS.items()
+    }
+    np.savez(tmp_path / "w.npz", comment=np.array("text is no weight"), **arrays)
+    assert_tensors(read_checkpoint(tmp_path / "w.npz").tensors)
+
+
+def test_names_with_slashes_survive_in_numpy_archives(tmp_path: Path) -> None:
+    arrays: dict[str, Any] = {"InceptionV3/Conv2d_1a_3x3/weights": np.ones(3, np.float32)}
+    np.savez(tmp_path / "w.npz", **arrays)
+    assert set(read_checkpoint(tmp_path / "w.npz").tensors) == set(arrays)
 
 
 @pytest.mark.parametrize(
@@ -212,6 +228,20 @@ def test_a_malicious_pickle_is_refused_and_never_runs(tmp_path: Path, kind: str)
     # the bait is live: unpickled on purpose, it leaves its mark
     pickle.loads(pickle.dumps(content["hook"]))
     assert mark.exists()
+
+
+def test_objects_in_a_numpy_archive_are_refused_and_never_run(tmp_path: Path) -> None:
+    mark, path = tmp_path / "mark", tmp_path / "evil.npz"
+    np.savez(path, weight=np.array([Malicious(mark)], object))
+    assert "holds more than plain arrays" in refusal(path)
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize("content", [b"no archive", b"PK\x03\x04", b"\x93NUMPY\x01\x00"])
+def test_damaged_numpy_archives(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "w.npz"
+    path.write_bytes(content)
+    assert "is damaged" in refusal(path)
 
 
 def test_harmless_objects_are_refused_by_name_too(tmp_path: Path) -> None:
