@@ -1,0 +1,246 @@
+"""Xception: arXiv 1610.02357, figure 5, in the layout timm (`legacy_xception`) and Cadene share.
+
+Every convolution but the stem's is separable: a depthwise 3×3, then a 1×1, nothing between. The
+PyTorch ports of Keras's weights run batch norm with eps 1e-5 where Keras trained with 1e-3, and pad
+every pool by one on all sides where TensorFlow pads a map of even size on the right and bottom
+only. At 299×299 that is block 3's (74×74). The published PyTorch accuracies are those of the ports,
+so they are the default here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from inception_deploy.networks.base import (
+    CheckpointLayout,
+    ConvNormAct,
+    InceptionNetwork,
+    NetworkSpec,
+    StateDict,
+    own_names,
+    scaled,
+)
+from inception_deploy.preprocess import Preprocessing
+
+__all__ = ["NETWORKS", "Block", "SeparableConv", "SeparableConvNormAct", "Xception"]
+
+
+class SeparableConv(nn.Module):
+    """Depthwise 3×3, padding 1, then 1×1; no bias.
+
+    (N, in_channels, H, W) → (N, out_channels, H, W).
+    """
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(
+            in_channels, in_channels, 3, padding=1, groups=in_channels, bias=False
+        )
+        self.pointwise = nn.Conv2d(in_channels, out_channels, 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.pointwise(self.conv1(x))
+        return out
+
+
+class SeparableConvNormAct(nn.Module):
+    """Separable convolution → batch norm → ReLU: (N, in, H, W) → (N, out, H, W)."""
+
+    def __init__(self, in_channels: int, out_channels: int, eps: float) -> None:
+        super().__init__()
+        self.conv = SeparableConv(in_channels, out_channels)
+        self.bn = nn.BatchNorm2d(out_channels, eps=eps)
+        self.relu = nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.relu(self.bn(self.conv(x)))
+        return out
+
+
+class Block(nn.Module):
+    """`rep(x) + skip(x)`: a chain of ReLU → separable convolution → batch norm, and a way past it.
+
+    (N, in_channels, H, W) → (N, widths[-1], H, W), halved and rounded up where it ends in a pool.
+
+    Args:
+        widths: channels after each separable convolution.
+        pool: 3×3/2, ends the chain; the skip is then a 1×1/2 with batch norm, else the input.
+        start_with_relu: False for an input that comes out of a ReLU.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        widths: Sequence[int],
+        eps: float,
+        pool: nn.MaxPool2d | None = None,
+        *,
+        start_with_relu: bool = True,
+    ) -> None:
+        super().__init__()
+        self.out_channels = widths[-1]
+        self.skip: nn.Conv2d | None = None
+        if pool is not None:
+            self.skip = nn.Conv2d(in_channels, self.out_channels, 1, stride=2, bias=False)
+            self.skipbn = nn.BatchNorm2d(self.out_channels, eps=eps)
+        chain: list[nn.Module] = []
+        for channels in widths:
+            # the skip needs the input as it is: the first ReLU must not work in place
+            chain.append(nn.ReLU(inplace=bool(chain)))
+            chain.append(SeparableConv(in_channels, channels))
+            chain.append(nn.BatchNorm2d(channels, eps=eps))
+            in_channels = channels
+        if pool is not None:
+            chain.append(pool)
+        self.rep = nn.Sequential(*(chain if start_with_relu else chain[1:]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        skip = x if self.skip is None else self.skipbn(self.skip(x))
+        out: Tensor = self.rep(x) + skip
+        return out
+
+
+def _port_pool() -> nn.MaxPool2d:
+    return nn.MaxPool2d(3, stride=2, padding=1)
+
+
+def _same_pool(side: int) -> nn.MaxPool2d:
+    """TensorFlow's SAME for a map of this side: an even one is padded on the right and bottom."""
+    return nn.MaxPool2d(3, stride=2, ceil_mode=True) if side % 2 == 0 else _port_pool()
+
+
+class Xception(InceptionNetwork):
+    """Xception; 299×299 natively, 12 blocks, 2048 features.
+
+    Args:
+        eps: of every batch norm; Keras's is 1e-3.
+        same_pools_at: side of the input, pixels, for which pools pad as TensorFlow's SAME; None
+            pads them by one on all sides. Keras's network is `eps=1e-3, same_pools_at=299`.
+    """
+
+    def __init__(
+        self,
+        num_classes: int = 1000,
+        width: float = 1.0,
+        dropout: float = 0.0,
+        *,
+        eps: float = 1e-5,
+        same_pools_at: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        w = partial(scaled, width=width)
+        side = None if same_pools_at is None else (same_pools_at - 1) // 2 - 2
+        self.conv1 = ConvNormAct(3, w(32), 3, stride=2, eps=eps)
+        self.conv2 = ConvNormAct(w(32), w(64), 3, eps=eps)
+
+        channels = w(64)
+
+        def block(*widths: int, halve: bool = False, start_with_relu: bool = True) -> Block:
+            nonlocal channels, side
+            pool = None
+            if halve and side is None:
+                pool = _port_pool()
+            elif halve and side is not None:
+                pool = _same_pool(side)
+                side = (side + 1) // 2
+            built = Block(
+                channels, [w(c) for c in widths], eps, pool, start_with_relu=start_with_relu
+            )
+            channels = built.out_channels
+            return built
+
+        self.block1 = block(128, 128, halve=True, start_with_relu=False)
+        self.block2 = block(256, 256, halve=True)
+        self.block3 = block(728, 728, halve=True)
+        self.block4 = block(728, 728, 728)
+        self.block5 = block(728, 728, 728)
+        self.block6 = block(728, 728, 728)
+        self.block7 = block(728, 728, 728)
+        self.block8 = block(728, 728, 728)
+        self.block9 = block(728, 728, 728)
+        self.block10 = block(728, 728, 728)
+        self.block11 = block(728, 728, 728)
+        self.block12 = block(728, 1024, halve=True)
+
+        self.conv3 = SeparableConvNormAct(channels, w(1536), eps)
+        self.num_features = w(2048)
+        self.conv4 = SeparableConvNormAct(w(1536), self.num_features, eps)
+        self.global_pool = nn.AdaptiveAvgPool2d(1)
+        self.dropout = nn.Dropout(dropout)
+        self.fc = nn.Linear(self.num_features, num_classes)
+        self.reset_parameters()
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        for _, block in self.blocks():
+            x = block(x)
+        return torch.flatten(self.global_pool(x), 1)
+
+    def classify(self, features: Tensor) -> Tensor:
+        logits: Tensor = self.fc(self.dropout(features))
+        return logits
+
+    def blocks(self) -> Iterator[tuple[str, nn.Module]]:
+        for name, module in self.named_children():
+            if isinstance(module, (ConvNormAct, Block, SeparableConvNormAct)):
+                yield name, module
+
+
+def _timm_key(key: str) -> str | None:
+    """`conv3.pointwise.weight`, `bn3.bias` → `conv3.conv.pointwise.weight`, `conv3.bn.bias`."""
+    return re.sub(r"^bn(\d)\.", r"conv\1.bn.", re.sub(r"^conv(\d)\.", r"conv\1.conv.", key))
+
+
+def _cadene_key(key: str) -> str | None:
+    return _timm_key(key.replace("last_linear.", "fc.", 1))
+
+
+def _flat_pointwise(tensors: StateDict) -> StateDict:
+    """The oldest file keeps 1×1 weights as matrices: (out, in) → (out, in, 1, 1)."""
+    return {
+        key: tensor[:, :, None, None] if ".pointwise." in key and tensor.ndim == 2 else tensor
+        for key, tensor in tensors.items()
+    }
+
+
+PREPROCESSING = Preprocessing.with_crop_pct(299, 0.8975, interpolation="bicubic")
+
+NETWORKS = (
+    NetworkSpec(
+        name="xception",
+        title="Xception",
+        paper="1610.02357",
+        build=Xception,
+        min_size=7,
+        preprocessing=PREPROCESSING,
+        params=22_855_952,
+        macs=8_357_403_496,
+        classifier="fc",
+        layouts=(
+            CheckpointLayout(
+                name="timm",
+                signature=frozenset({"block1.rep.0.conv1.weight", "bn1.weight", "fc.weight"}),
+                rename=_timm_key,
+                preprocessing=PREPROCESSING,
+                convert=_flat_pointwise,
+            ),
+            # Cadene's own files say `fc`; its module, and so what was saved from it, `last_linear`.
+            CheckpointLayout(
+                name="cadene",
+                signature=frozenset(
+                    {"block1.rep.0.conv1.weight", "bn1.weight", "last_linear.weight"}
+                ),
+                rename=_cadene_key,
+                preprocessing=PREPROCESSING,
+                convert=_flat_pointwise,
+            ),
+            own_names(PREPROCESSING, "block1.rep.0.conv1.weight", "conv4.conv.pointwise.weight"),
+        ),
+        download="Cadene's xception-43020ad28.pth",
+    ),
+)

@@ -1,0 +1,93 @@
+"""Comparing a network with somebody else's implementation of it, on the same random weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from inception_deploy.checkpoints import Checkpoint
+from inception_deploy.matching import Match, blank, match
+from inception_deploy.networks import NETWORKS, InceptionNetwork
+
+__all__ = ["block_outputs", "layer_counts", "loaded", "noise", "randomise", "relative_errors"]
+
+
+@torch.no_grad()
+def randomise(module: nn.Module, seed: int) -> None:
+    """Random weights and norm statistics that keep activations of order one; no layer is trivial.
+
+    Depthwise and other linear-to-linear layers get no gain: only a ReLU halves the variance.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    for layer in module.modules():
+        if isinstance(layer, (nn.Conv2d, nn.Linear)):
+            fan_in = layer.weight[0].numel()
+            layer.weight.normal_(0.0, fan_in**-0.5, generator=generator)
+            if layer.bias is not None:
+                layer.bias.normal_(0.0, 0.2, generator=generator)
+        elif isinstance(layer, (nn.BatchNorm2d, nn.LayerNorm)):
+            layer.weight.uniform_(0.5, 1.5, generator=generator)
+            layer.bias.normal_(0.0, 0.2, generator=generator)
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.get_buffer("running_mean").normal_(0.0, 0.2, generator=generator)
+            layer.get_buffer("running_var").uniform_(0.5, 1.5, generator=generator)
+    for name, parameter in module.named_parameters():
+        if name.endswith("gamma"):  # layer scale; signs differ on purpose
+            parameter.normal_(0.0, 0.5, generator=generator)
+
+
+def noise(side: int, batch: int = 2, channels: int = 3) -> Tensor:
+    """Seeded white noise (batch, channels, side, side)."""
+    return torch.randn(batch, channels, side, side, generator=torch.Generator().manual_seed(4))
+
+
+def loaded(network: str, tensors: dict[str, Tensor]) -> tuple[InceptionNetwork, Match]:
+    """The network with these tensors, through the layout that is recognised in them."""
+    spec = NETWORKS.get(network)
+    found = match(Checkpoint(Path("weights.pth"), "0" * 64, tensors), spec)
+    module = blank(spec, found.num_classes, build=found.build)
+    module.load_state_dict(found.state_dict, strict=True, assign=True)
+    return module.eval(), found
+
+
+@torch.no_grad()
+def block_outputs(module: nn.Module, names: Iterable[str], x: Tensor) -> list[Tensor]:
+    """The output of each named submodule, in that order, and at last the network's own."""
+    outputs: dict[str, Tensor] = {}
+    names = list(names)
+    for name in names:
+
+        def keep(_m: nn.Module, _i: tuple[Tensor, ...], output: Tensor, name: str = name) -> None:
+            outputs[name] = output.clone()
+
+        module.get_submodule(name).register_forward_hook(keep)
+    logits: Tensor = module(x)
+    return [*(outputs[name] for name in names), logits]
+
+
+def relative_errors(ours: Iterable[Tensor], theirs: Iterable[Tensor]) -> list[float]:
+    """max |ours − theirs| / max |theirs| of each pair; infinite where a reference is degenerate."""
+    errors = []
+    for candidate, reference in zip(ours, theirs, strict=True):
+        assert candidate.shape == reference.shape
+        scale = float(reference.abs().max())
+        sane = 1e-3 < scale < 1e6
+        errors.append(float((candidate - reference).abs().max()) / scale if sane else float("inf"))
+    return errors
+
+
+def layer_counts(network: str) -> tuple[int, int, int, int]:
+    """(convolutions, 2-d batch norms, elements of buffers, state-dict keys) at full width."""
+    spec = NETWORKS.get(network)
+    with torch.device("meta"):
+        module = spec.build()
+    layers = list(module.modules())
+    return (
+        sum(isinstance(layer, nn.Conv2d) for layer in layers),
+        sum(isinstance(layer, nn.BatchNorm2d) for layer in layers),
+        sum(buffer.numel() for buffer in module.buffers()),
+        len(module.state_dict()),
+    )
