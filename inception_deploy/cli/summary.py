@@ -73,7 +73,7 @@ def _parity_rows(parity: dict[str, Any]) -> list[tuple[str, str, str, str]]:
                 f"top-1 on {images:,} images",
                 f"{parity['top1_reference']:.2f} %",
                 f"{parity['top1_deployed']:.2f} %",
-                f"drop {parity['top1_drop']:.2f} ({low:.2f} to {high:.2f})",
+                f"drop {parity['top1_drop']:.2f} ({low:.2f}…{high:.2f})",
             )
         )
     if parity["top1_agreement"] is not None:
