@@ -9,11 +9,11 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from inception_deploy.parity import golden as golden_parity
 from inception_deploy.artifact import Golden, model_digest
 from inception_deploy.engines.base import Engine, Session, TensorSpec
 from inception_deploy.engines.onnxruntime import OnnxRuntime
 from inception_deploy.errors import StageError
+from inception_deploy.parity import golden as golden_parity
 from inception_deploy.parity.golden import compare_blocks, compare_golden
 
 ENGINE = OnnxRuntime()
