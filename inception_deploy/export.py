@@ -25,23 +25,26 @@ from torch.jit import TracerWarning  # type: ignore[attr-defined]
 from inception_deploy import __version__
 from inception_deploy.artifact import Artifact, Golden, StageRecord, model_digest
 from inception_deploy.errors import RecipeError, StageError
-from inception_deploy.graphs import close_graph, is_output, open_graph, set_metadata
+from inception_deploy.graphs import (
+    close_graph,
+    is_op,
+    is_output,
+    open_graph,
+    producer,
+    set_metadata,
+)
 from inception_deploy.networks.base import InceptionNetwork
 from inception_deploy.preprocess import Preprocessing
 from inception_deploy.progress import Progress, SilentProgress
-from inception_deploy.proof import prove
+from inception_deploy.proof import FP32_BOUND, prove
 
-__all__ = ["BOUND", "INPUT_NAME", "METADATA_PREFIX", "OPSETS", "export"]
+__all__ = ["INPUT_NAME", "METADATA_PREFIX", "OPSETS", "export"]
 
 INPUT_NAME = "input"
 METADATA_PREFIX = "inception_deploy."
 
 OPSETS = range(17, 21)
 """Opsets that can be asked for; the exporter knows none above 20 (torch.onnx)."""
-
-BOUND = 1e-4
-"""Largest allowed max |output − golden| / golden.scale of an export: float32 sums in another order
-over some 250 layers, with an order of magnitude to spare (docs/decisions/001)."""
 
 # Nothing of these may be left: they compute nothing, or what is known already.
 LEFTOVERS = frozenset({"Constant", "Dropout", "Identity"})
@@ -76,7 +79,7 @@ def export(
 
     Raises:
         RecipeError: an opset that is not in `OPSETS`.
-        StageError: the graph cannot be exported, is not valid, or is off by more than `BOUND`.
+        StageError: the graph cannot be exported, is not valid, or is off by more than `FP32_BOUND`.
     """
     if opset not in OPSETS:
         raise RecipeError(f"opset must be in {OPSETS[0]}–{OPSETS[-1]}, not {opset}")
@@ -100,14 +103,14 @@ def export(
                 METADATA_PREFIX + "preprocessing": preprocessing.to_json(),
             },
         )
-    proof = prove(model, golden, bound=BOUND, stage="export", progress=progress)
+    proof = prove(model, golden, bound=FP32_BOUND, stage="export", progress=progress)
     record = StageRecord(
         name="export",
         seconds=time.perf_counter() - started,
         before=None,
         after=model_digest(model),
         error=proof.error,
-        bound=BOUND,
+        bound=FP32_BOUND,
         facts={
             "exporter": f"torch {torch.__version__} TorchScript",
             "opset": opset,
@@ -168,13 +171,28 @@ def _quiet() -> Iterator[None]:
 
 def _clean(graph: gs.Graph) -> None:
     """Turn everything that is known already into initialisers; nothing is approximated."""
-    # whatever their size: a transposed weight is not one tensor more. Without a threshold it warns.
+    for node in graph.nodes:
+        _restore_linear(node)
+    # whatever their size; without a threshold, large ones are folded with a warning
     graph.fold_constants(error_ok=False, size_threshold=sys.maxsize).cleanup()
     for node in graph.nodes:
         if node.op in LEFTOVERS:
             raise StageError(
                 f"export left the {node.op} node '{node.name}'; keep it out of forward"
             )
+
+
+def _restore_linear(node: gs.Node) -> None:
+    """A linear layer without bias comes as `MatMul(x, Transpose(weight))`: back to `Gemm`.
+
+    So every linear layer is one kind of node, with its weight as the state dict has it.
+    """
+    if not is_op(node, "MatMul") or len(node.inputs[0].shape) != 2:
+        return
+    turned = producer(node.inputs[1])
+    if turned is not None and is_op(turned, "Transpose") and turned.attrs.get("perm") == [1, 0]:
+        node.op, node.attrs = "Gemm", {"transB": 1}
+        node.inputs[1] = turned.inputs[0]
 
 
 def _rename(graph: gs.Graph, modules: set[str]) -> None:

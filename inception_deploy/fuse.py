@@ -8,14 +8,14 @@ left alone, once, with its reason.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import onnx
 
 from inception_deploy.artifact import Applied, Artifact, Refused, StageRecord, model_digest
 from inception_deploy.errors import StageError
 from inception_deploy.fusions.base import Fusion
-from inception_deploy.graphs import close_graph, open_graph
+from inception_deploy.graphs import close_graph, is_output, open_graph
 from inception_deploy.progress import Progress, SilentProgress
 from inception_deploy.proof import prove
 
@@ -38,7 +38,7 @@ def fuse(
         stage = f"fuse/{fusion.name}"
         started = time.perf_counter()
         with listener.stage(stage):
-            model, applied, refused = rewrite(artifact.model, fusion)
+            model, applied, refused = rewrite(artifact.model, fusion, keep=artifact.golden.blocks)
         proof = None
         if applied:
             proof = prove(
@@ -60,17 +60,23 @@ def fuse(
 
 
 def rewrite(
-    model: onnx.ModelProto, fusion: Fusion
+    model: onnx.ModelProto, fusion: Fusion, *, keep: Collection[str] = ()
 ) -> tuple[onnx.ModelProto, tuple[Applied, ...], tuple[Refused, ...]]:
     """`model` with `fusion` at every place where it is exact; `model` itself where there is none.
 
     Nodes are named in the results as they were called before the rewrite.
+
+    Args:
+        keep: tensors that must survive with their name and values: the outputs of blocks.
 
     Raises:
         StageError: the rewritten graph is not valid, or the fusion does not come to an end.
     """
     stage = f"fuse/{fusion.name}"
     graph = open_graph(model)
+    leaving, tensors = list(graph.outputs), graph.tensors()
+    kept = [tensors[name] for name in keep if name in tensors]
+    graph.outputs += [tensor for tensor in kept if not is_output(graph, tensor)]
     graph.cleanup().toposort()  # nobody shares weights with a node that nobody needs
     applied: list[Applied] = []
     for _ in range(len(graph.nodes) + 1):
@@ -92,4 +98,5 @@ def rewrite(
         raise StageError(f"{stage} does not come to an end: it keeps matching its own result")
     if not applied:
         return model, (), tuple(refused)
+    graph.outputs = leaving
     return close_graph(graph, model, stage=stage), tuple(applied), tuple(refused)

@@ -164,7 +164,7 @@ def is_output(graph: gs.Graph, tensor: gs.Tensor) -> bool:
 def used_elsewhere(graph: gs.Graph, tensor: gs.Tensor, consumer: gs.Node) -> str | None:
     """Who needs `tensor` besides one input of `consumer`, for a refusal; None where nobody does."""
     if is_output(graph, tensor):
-        return "is a graph output"
+        return "is an output of the graph or of a block"
     others = [node for node in tensor.outputs if node is not consumer]
     if others:
         return f"is used by '{others[0].name}' too"

@@ -20,7 +20,11 @@ from inception_deploy.errors import StageError
 from inception_deploy.graphs import tensor_names
 from inception_deploy.progress import Progress, SilentProgress
 
-__all__ = ["Proof", "prove"]
+__all__ = ["FP32_BOUND", "Proof", "prove"]
+
+FP32_BOUND = 1e-4
+"""Largest allowed error of a graph that is exact but for float32: sums in another order, over some
+250 layers, with an order of magnitude to spare (docs/decisions/001)."""
 
 BATCH = 4
 

@@ -37,8 +37,8 @@ def small_network(name: str, head: Head = "logits", seed: int = 0) -> InceptionN
 
 
 def images(name: str, count: int = 5) -> FloatArray:
-    """Seeded noise of the smallest size the network takes, but no less than 48 pixels."""
-    size = max(NETWORKS.get(name).min_size, 48)
+    """Seeded noise of the smallest size the network takes, but no less than 64 pixels."""
+    size = max(NETWORKS.get(name).min_size, 64)
     noise = np.random.default_rng(0).standard_normal((count, 3, size, size))
     return noise.astype(np.float32)
 

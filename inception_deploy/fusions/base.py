@@ -40,8 +40,9 @@ class Fusion(ABC):
     """As recorded in the bundle: "conv_bn"."""
 
     bound: float
-    """Largest allowed max |output − golden| / golden.scale after all its applications: float32
-    rounding of re-associated products, not an approximation."""
+    """Largest allowed max |output − golden| / golden.scale after all its applications. The golden
+    is PyTorch's, so float32 noise of the engine is part of it: `proof.FP32_BOUND` where the rewrite
+    adds no more than the rounding of re-associated products."""
 
     @property
     @abstractmethod
@@ -57,7 +58,10 @@ class Fusion(ABC):
 
     @abstractmethod
     def check(self, graph: gs.Graph, anchor: gs.Node) -> str | None:
-        """Why the rewrite would not be exact at `anchor`; None where it is."""
+        """Why the rewrite would not be exact at `anchor`; None where it is.
+
+        Tensors that must be kept, the outputs of blocks, are outputs of the graph meanwhile.
+        """
 
     @abstractmethod
     def rewrite(self, graph: gs.Graph, anchor: gs.Node) -> str:

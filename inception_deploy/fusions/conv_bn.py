@@ -31,6 +31,7 @@ from inception_deploy.graphs import (
     replace_constant,
     used_elsewhere,
 )
+from inception_deploy.proof import FP32_BOUND
 
 __all__ = ["FUSIONS", "ConvBatchNorm"]
 
@@ -41,7 +42,7 @@ class ConvBatchNorm(Fusion):
     """Folds a batch norm into the convolution before it; the node keeps the convolution's name."""
 
     name = "conv_bn"
-    bound = 1e-5
+    bound = FP32_BOUND
 
     @property
     def examples(self) -> tuple[Example, ...]:
@@ -191,7 +192,7 @@ _EXAMPLES = (
             outputs=("output", "conv"),
         ),
         applied=0,
-        refused="is a graph output",
+        refused="is an output of the graph or of a block",
     ),
     Example(
         "the convolution's output is used before the batch norm",

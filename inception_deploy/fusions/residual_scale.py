@@ -32,6 +32,7 @@ from inception_deploy.graphs import (
     replace_constant,
     used_elsewhere,
 )
+from inception_deploy.proof import FP32_BOUND
 
 __all__ = ["FUSIONS", "ResidualScale"]
 
@@ -42,7 +43,7 @@ class ResidualScale(Fusion):
     """Folds `Mul` or `Div` between a convolution or batch norm and an `Add` into the former."""
 
     name = "residual_scale"
-    bound = 1e-5
+    bound = FP32_BOUND
 
     @property
     def examples(self) -> tuple[Example, ...]:
@@ -241,7 +242,7 @@ _EXAMPLES = (
         "the unscaled branch leaves the graph",
         graph(_residual("Mul(up, s)"), _CONV, outputs=("output", "up")),
         applied=0,
-        refused="'up' is a graph output",
+        refused="'up' is an output of the graph or of a block",
     ),
     Example(
         "the branch gates itself",

@@ -12,6 +12,7 @@ from inception_deploy.fuse import rewrite
 from inception_deploy.fusions import FUSIONS, Example, Fusion
 
 BATCH = 3
+ROUNDING = 1e-6  # a few float32 units: one small graph against the other
 
 CASES = [
     pytest.param(fusion, example, id=f"{fusion.name}: {example.name}")
@@ -45,7 +46,7 @@ def test_acts_exactly_where_it_should(fusion: Fusion, example: Example) -> None:
 
 
 @every_example
-def test_outputs_stay_within_the_bound(fusion: Fusion, example: Example) -> None:
+def test_outputs_stay_the_same(fusion: Fusion, example: Example) -> None:
     original = example.build()
     model, applied, _ = rewrite(original, fusion)
     if not applied:
@@ -56,7 +57,7 @@ def test_outputs_stay_within_the_bound(fusion: Fusion, example: Example) -> None
     for name, golden in before.items():
         scale = np.abs(golden).max()
         assert scale > 0
-        np.testing.assert_allclose(after[name], golden, rtol=0, atol=fusion.bound * scale)
+        np.testing.assert_allclose(after[name], golden, rtol=0, atol=ROUNDING * scale)
 
 
 @every_example

@@ -19,12 +19,13 @@ from inception_deploy import __version__
 from inception_deploy.artifact import Artifact, model_digest
 from inception_deploy.engines import ENGINES
 from inception_deploy.errors import RecipeError, StageError
-from inception_deploy.export import BOUND, OPSETS, _clean, export
+from inception_deploy.export import OPSETS, _clean, export
 from inception_deploy.golden import record_golden
 from inception_deploy.graphs import open_graph
 from inception_deploy.networks import NETWORKS, InceptionNetwork
 from inception_deploy.networks.base import Head
 from inception_deploy.preprocess import Preprocessing
+from inception_deploy.proof import FP32_BOUND
 
 each_network = pytest.mark.parametrize("name", NETWORKS.names())
 
@@ -73,11 +74,12 @@ def export_tiny(module: InceptionNetwork, opset: int = 20) -> Artifact:
 def test_agrees_with_the_golden(name: str) -> None:
     record = exported(name).records[0]
     assert record.name == "export"
-    assert record.bound == BOUND
+    assert record.bound == FP32_BOUND
     assert record.error is not None
-    assert record.error <= 1e-5, "a tenth of the bound is what float32 needs"
-    assert record.facts["block_error"] <= 1e-5
+    assert 0 <= record.error <= FP32_BOUND
     assert record.facts["worst_block"] in golden_of(name).blocks
+    if name in OPERATORS:
+        assert max(record.error, record.facts["block_error"]) <= 1e-5
 
 
 @each_network
@@ -86,8 +88,9 @@ def test_holds_the_architecture_and_nothing_else(name: str) -> None:
     assert not {"Identity", "Dropout", "Constant", "Shape"} & set(counts)
     for operator, count in OPERATORS.get(name, {}).items():
         assert counts[operator] == count, operator
-    graph = exported(name).model.graph
-    assert [n.op_type for n in graph.node][-3:] == ["GlobalAveragePool", "Flatten", "Gemm"]
+    assert counts["GlobalAveragePool"] == counts["Flatten"] == 1
+    assert not {"ReduceMean", "Reshape", "MatMul", "Transpose"} & set(counts)
+    assert exported(name).model.graph.node[-1].op_type == "Gemm"
 
 
 @each_network
@@ -98,8 +101,10 @@ def test_weights_carry_their_state_dict_keys(name: str) -> None:
     assert expected <= set(found)
     for key in expected:
         np.testing.assert_array_equal(found[key], state[key].numpy())
-    scalars = set(found) - expected
-    assert all(found[key].size == 1 and not key.startswith("/") for key in scalars)
+    modules = {module for module, _ in small_network(name).named_modules()}
+    for key in set(found) - expected:  # residual scales, the sizes of a split
+        assert key.rpartition(".")[0] in modules
+        assert found[key].size == 1 or found[key].dtype == np.int64
 
 
 @each_network
@@ -109,8 +114,9 @@ def test_nodes_and_tensors_are_named_by_module(name: str) -> None:
     for node in graph.node:
         owner = node.name if node.name in modules else node.name.rpartition(".")[0]
         assert owner in modules, node.name
-        for output in node.output:
-            assert output == "logits" or output == node.name or output in golden_of(name).blocks
+        for index, output in enumerate(node.output):
+            numbered = node.name if index == 0 else f"{node.name}:{index}"
+            assert output == "logits" or output == numbered or output in golden_of(name).blocks
     names = [node.name for node in graph.node]
     assert len(set(names)) == len(names)
 
@@ -173,7 +179,7 @@ def test_metadata_says_what_the_graph_is() -> None:
     assert metadata["inception_deploy.head"] == "logits"
     assert metadata["inception_deploy.network"] == "googlenet" == model.graph.name
     preprocessing = Preprocessing.from_dict(json.loads(metadata["inception_deploy.preprocessing"]))
-    assert preprocessing == NETWORKS.get("googlenet").preprocessing.with_size(48)
+    assert preprocessing == NETWORKS.get("googlenet").preprocessing.with_size(64)
     assert (model.producer_name, model.producer_version) == ("inception-deploy", __version__)
 
 
@@ -234,7 +240,7 @@ def test_a_block_that_leaves_the_graph_keeps_the_outputs_name() -> None:
 
 def test_a_graph_that_computes_something_else_is_an_error() -> None:
     golden = golden_of("googlenet")
-    moved = replace(golden, outputs=golden.outputs + np.float32(3 * BOUND * golden.scale))
+    moved = replace(golden, outputs=golden.outputs + np.float32(3 * FP32_BOUND * golden.scale))
     with pytest.raises(StageError, match=r"export: 'logits' is off by .*e-04"):
         export(
             small_network("googlenet"),
