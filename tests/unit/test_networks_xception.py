@@ -288,3 +288,16 @@ def test_an_in_place_first_relu_would_be_noticed(network: str) -> None:
     expected = block(x.clone())
     relu.inplace = True
     assert relative_errors([block(x.clone())], [expected])[0] > 0.01
+
+
+@pytest.mark.parametrize("network", ["xception41", "xception41p"])
+def test_random_networks_are_not_chaotic(network: str) -> None:
+    """Rounding the weights to float16 moves no block by more than a few times float16's step."""
+    torch.manual_seed(0)
+    exact = NETWORKS.get(network).build(num_classes=10, width=0.25)
+    calibrate_batch_norm(exact, noise(48, batch=8))
+    rounded = NETWORKS.get(network).build(num_classes=10, width=0.25)
+    rounded.load_state_dict({k: t.half().to(t.dtype) for k, t in exact.state_dict().items()})
+    names = [name for name, _ in exact.blocks()]
+    moved, expected = (block_outputs(m.eval(), names, noise(48)) for m in (rounded, exact))
+    assert max(relative_errors(moved, expected)) < 16 * 2.0**-11
