@@ -38,13 +38,16 @@ from inception_deploy.preprocess import Preprocessing
 from inception_deploy.progress import Progress, SilentProgress
 from inception_deploy.proof import FP32_BOUND, prove
 
-__all__ = ["INPUT_NAME", "METADATA_PREFIX", "OPSETS", "export"]
+__all__ = ["BOUND", "INPUT_NAME", "METADATA_PREFIX", "OPSETS", "export"]
 
 INPUT_NAME = "input"
 METADATA_PREFIX = "inception_deploy."
 
 OPSETS = range(17, 21)
 """Opsets that can be asked for; the exporter knows none above 20 (torch.onnx)."""
+
+BOUND = FP32_BOUND
+"""Largest allowed error of an export: it computes what PyTorch does, but in another order."""
 
 # Nothing of these may be left: they compute nothing, or what is known already.
 LEFTOVERS = frozenset({"Constant", "Dropout", "Identity"})
@@ -79,7 +82,7 @@ def export(
 
     Raises:
         RecipeError: an opset that is not in `OPSETS`.
-        StageError: the graph cannot be exported, is not valid, or is off by more than `FP32_BOUND`.
+        StageError: the graph cannot be exported, is not valid, or is off by more than `BOUND`.
     """
     if opset not in OPSETS:
         raise RecipeError(f"opset must be in {OPSETS[0]}–{OPSETS[-1]}, not {opset}")
@@ -103,14 +106,14 @@ def export(
                 METADATA_PREFIX + "preprocessing": preprocessing.to_json(),
             },
         )
-    proof = prove(model, golden, bound=FP32_BOUND, stage="export", progress=progress)
+    proof = prove(model, golden, bound=BOUND, stage="export", progress=progress)
     record = StageRecord(
         name="export",
         seconds=time.perf_counter() - started,
         before=None,
         after=model_digest(model),
         error=proof.error,
-        bound=FP32_BOUND,
+        bound=BOUND,
         facts={
             "exporter": f"torch {torch.__version__} TorchScript",
             "opset": opset,
