@@ -136,7 +136,7 @@ def match(
             with missing, unexpected, mis-shaped or non-finite tensors.
     """
     path = checkpoint.path
-    layout = _layout(checkpoint, spec, num_classes)
+    layout = _layout(checkpoint, spec, num_classes, width)
     if layout is None:
         found = _recognised(checkpoint) or _closest(checkpoint)
         if found is None:
@@ -179,7 +179,7 @@ def match(
 
 
 def _layout(
-    checkpoint: Checkpoint, spec: NetworkSpec, num_classes: int | None = None
+    checkpoint: Checkpoint, spec: NetworkSpec, num_classes: int | None = None, width: float = 1.0
 ) -> CheckpointLayout | None:
     """The first layout with these names, and with this many classes where that matters.
 
@@ -187,6 +187,8 @@ def _layout(
     """
     for layout in spec.layouts:
         if not layout.signature <= checkpoint.tensors.keys():
+            continue
+        if layout.fits is not None and width == 1.0 and not layout.fits(checkpoint.tensors):
             continue
         if layout.classes is None:
             return layout

@@ -213,6 +213,8 @@ class CheckpointLayout:
             not know, and does not judge shapes; the network does.
         build: constructor arguments of the network these weights were trained in, where it is a
             variant: another padding, another epsilon.
+        fits: tells networks apart that share tensor names but not sizes or depths; asked of
+            full-width weights only. None where the signature says it all.
     """
 
     name: str
@@ -223,11 +225,16 @@ class CheckpointLayout:
     classes: int | None = None
     convert: Callable[[StateDict], StateDict] | None = None
     build: Mapping[str, Any] = field(default_factory=dict)
+    fits: Callable[[StateDict], bool] | None = None
 
 
-def own_names(preprocessing: Preprocessing, *signature: str) -> CheckpointLayout:
+def own_names(
+    preprocessing: Preprocessing, *signature: str, fits: Callable[[StateDict], bool] | None = None
+) -> CheckpointLayout:
     """The layout of weights that were saved from the module here, where no other source has it."""
-    return CheckpointLayout("inception-deploy", frozenset(signature), _same_name, preprocessing)
+    return CheckpointLayout(
+        "inception-deploy", frozenset(signature), _same_name, preprocessing, fits=fits
+    )
 
 
 def _same_name(key: str) -> str | None:

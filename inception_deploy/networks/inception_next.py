@@ -200,11 +200,20 @@ def _spec(
     *,
     params: int,
     macs: int,
-    last_block: str,
+    stem: int,
+    last_block: int,
     crop_pct: float = 0.875,
     top1: Mapping[str, float],
 ) -> NetworkSpec:
-    """The facts of one size; `last_block` is the third stage's last one."""
+    """The facts of one size: `stem` channels, `last_block` the third stage's last one.
+
+    The four share tensor names, so it takes both to tell their weights apart.
+    """
+
+    def fits(tensors: StateDict) -> bool:
+        deeper = f"stages.2.blocks.{last_block + 1}.gamma"
+        return deeper not in tensors and len(tensors["stem.0.weight"]) == stem
+
     preprocessing = Preprocessing.with_crop_pct(
         224, crop_pct, interpolation="bicubic", mean=IMAGENET_MEAN, std=IMAGENET_STD
     )
@@ -222,12 +231,21 @@ def _spec(
         layouts=(
             CheckpointLayout(
                 name="timm",
-                signature=frozenset({f"stages.2.blocks.{last_block}.gamma", "head.fc2.weight"}),
+                signature=frozenset(
+                    {f"stages.2.blocks.{last_block}.gamma", "head.fc2.weight", "stem.0.weight"}
+                ),
                 rename=_timm_key,
                 preprocessing=preprocessing,
                 convert=_gamma_as_map,
+                fits=fits,
             ),
-            own_names(preprocessing, f"stages.2.blocks.{last_block}.gamma", "fc2.weight"),
+            own_names(
+                preprocessing,
+                f"stages.2.blocks.{last_block}.gamma",
+                "fc2.weight",
+                "stem.0.weight",
+                fits=fits,
+            ),
         ),
         pretrained=tuple(
             PretrainedWeights(tag, f"timm/{name}.{tag}", percent, SOURCE)
@@ -238,33 +256,7 @@ def _spec(
 
 SOURCE = "timm results-imagenet.csv, 2025-10"
 
-# The deepest first: a file of these has all the names of the shallower ones.
 NETWORKS = (
-    _spec(
-        "small",
-        partial(InceptionNeXt, depths=(3, 3, 27, 3)),
-        params=49_374_016,
-        macs=8_355_682_080,
-        last_block="26",
-        top1={"sail_in1k": 83.584},
-    ),
-    _spec(
-        "base",
-        partial(InceptionNeXt, depths=(3, 3, 27, 3), channels=(128, 256, 512, 1024)),
-        params=86_672_136,
-        macs=14_841_072_000,
-        last_block="26",
-        crop_pct=0.95,
-        top1={"sail_in1k": 84.098, "sail_in1k_384": 85.202},
-    ),
-    _spec(
-        "tiny",
-        InceptionNeXt,
-        params=28_055_680,
-        macs=4_188_634_272,
-        last_block="8",
-        top1={"sail_in1k": 82.508},
-    ),
     _spec(
         "atto",
         partial(
@@ -276,7 +268,36 @@ NETWORKS = (
         ),
         params=4_156_520,
         macs=503_035_040,
-        last_block="5",
+        stem=40,
+        last_block=5,
         top1={"sail_in1k": 75.348},
+    ),
+    _spec(
+        "tiny",
+        InceptionNeXt,
+        params=28_055_680,
+        macs=4_188_634_272,
+        stem=96,
+        last_block=8,
+        top1={"sail_in1k": 82.508},
+    ),
+    _spec(
+        "small",
+        partial(InceptionNeXt, depths=(3, 3, 27, 3)),
+        params=49_374_016,
+        macs=8_355_682_080,
+        stem=96,
+        last_block=26,
+        top1={"sail_in1k": 83.584},
+    ),
+    _spec(
+        "base",
+        partial(InceptionNeXt, depths=(3, 3, 27, 3), channels=(128, 256, 512, 1024)),
+        params=86_672_136,
+        macs=14_841_072_000,
+        stem=128,
+        last_block=26,
+        crop_pct=0.95,
+        top1={"sail_in1k": 84.098, "sail_in1k_384": 85.202},
     ),
 )

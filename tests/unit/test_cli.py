@@ -18,7 +18,7 @@ from PIL import Image
 
 from inception_deploy.cli.main import main
 
-SMALL = ["--weights", "random:0", "--num-classes", "5", "--image-size", "32", "--seconds", "0"]
+SMALL = ["--weights", "random:0", "--num-classes", "5", "--image-size", "64", "--seconds", "0"]
 FEW = ["--data-size", "16", "--calibration-size", "8"]
 
 
@@ -98,7 +98,7 @@ def test_bundle_holds_what_the_contract_names(bundle: Path) -> None:
         "lower/fp16",
     ]
     assert manifest["graph"]["inputs"] == [
-        {"name": "input", "dtype": "float32", "shape": ["batch", 3, 32, 32]}
+        {"name": "input", "dtype": "float32", "shape": ["batch", 3, 64, 64]}
     ]
     assert manifest["graph"]["bytes"] < 0.55 * manifest["reference"]["bytes"]
 
@@ -260,7 +260,11 @@ def test_malicious_pickle_is_not_run(
     assert leftovers(tmp_path) == ["attack.pth"]
 
 
-def test_missing_weights_name_the_way_out(run: Any, tmp_path: Path) -> None:
+def test_missing_weights_name_the_way_out(
+    run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
     outcome = run("export", "inception_v3", "-o", tmp_path / "b", "-q")
     assert_one_line(outcome, 2, "--weights PATH")
 
