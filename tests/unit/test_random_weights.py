@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from blocks import relative_error, traced
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from inception_deploy.networks import NETWORKS, InceptionNetwork
-from inception_deploy.random_weights import octave_noise, random_network
+from inception_deploy.random_weights import octave_noise, pixel_spread, random_network
 
 
 def built(network: str = "googlenet", seed: int = 0, size: int = 64) -> InceptionNetwork:
@@ -35,7 +36,8 @@ def test_torch_s_own_generator_is_left_alone() -> None:
 @pytest.mark.parametrize("kind", ["white", "smooth", "octaves"])
 @torch.no_grad()
 def test_activations_are_of_order_one_in_every_block(network: str, kind: str) -> None:
-    size = NETWORKS.get(network).min_size + 53
+    spec = NETWORKS.get(network)
+    size = -(-(spec.min_size + 53) // spec.size_step) * spec.size_step
     module = built(network, seed=1, size=size)
     sizes: dict[str, float] = {}
     for name, block in module.blocks():
@@ -50,9 +52,30 @@ def test_activations_are_of_order_one_in_every_block(network: str, kind: str) ->
         "smooth": F.interpolate(torch.randn(4, 3, 6, 6), size=(size, size), mode="bilinear"),
         "octaves": octave_noise(4, size),
     }
-    module(images[kind])
+    spread = pixel_spread(spec.preprocessing)
+    module(images[kind] * spread)
     assert list(sizes) == [name for name, _ in module.blocks()]
-    assert {name: s for name, s in sizes.items() if not 0.05 < s < 50} == {}
+    # without batch norm it is the order of the images
+    unit = 1.0 if any(isinstance(m, nn.BatchNorm2d) for m in module.modules()) else spread.mean()
+    assert {name: s for name, s in sizes.items() if not 0.05 < s / unit < 50} == {}
+
+
+@pytest.mark.parametrize("network", NETWORKS.names())
+@torch.no_grad()
+def test_no_block_magnifies_rounding(network: str) -> None:
+    """Weights rounded to float16 move no block by more than 32 roundings' worth."""
+    spec = NETWORKS.get(network)
+    size = -(-(spec.min_size + 21) // spec.size_step) * spec.size_step
+    exact = random_network(spec, 0, num_classes=10, width=0.25, image_size=size)
+    rounded = random_network(spec, 0, num_classes=10, width=0.25, image_size=size)
+    for parameter in rounded.parameters():
+        parameter.copy_(parameter.half())
+    torch.manual_seed(2)
+    x = octave_noise(4, size) * pixel_spread(spec.preprocessing)
+    names = [name for name, _ in exact.blocks()]
+    got, expected = traced(rounded, names, x), traced(exact, names, x)
+    errors = {name: relative_error(got[name], value) for name, value in expected.items()}
+    assert {name: error for name, error in errors.items() if not error < 32 * 2.0**-11} == {}
 
 
 def test_octave_noise_has_coarse_structure_and_varied_contrast() -> None:
