@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from inception_deploy.networks._slim import googlenet_scopes, slim_layout
 from inception_deploy.networks.base import (
     CheckpointLayout,
     ConvNormAct,
@@ -77,13 +78,27 @@ class InceptionBlock(nn.Module):
 
 
 class GoogLeNet(InceptionNetwork):
-    """GoogLeNet with batch norm; 224×224 natively, 9 Inception blocks, 1024 features."""
+    """GoogLeNet with batch norm; 224×224 natively, 9 Inception blocks, 1024 features.
 
-    def __init__(self, num_classes: int = 1000, width: float = 1.0, dropout: float = 0.2) -> None:
+    Args:
+        same_padding: the first convolution pads two pixels before and three after an even side, as
+            TensorFlow's "SAME" does, and not three on both. The pools round up, which is the same
+            there; sides that are multiples of 32 are even on every grid.
+    """
+
+    def __init__(
+        self,
+        num_classes: int = 1000,
+        width: float = 1.0,
+        dropout: float = 0.2,
+        *,
+        same_padding: bool = False,
+    ) -> None:
         super().__init__()
         self.num_classes = num_classes
         stem, expanded = scaled(64, width), scaled(192, width)
-        self.conv1 = ConvNormAct(3, stem, 7, stride=2, padding=3)
+        self.pad = nn.ZeroPad2d((2, 3, 2, 3)) if same_padding else nn.Identity()
+        self.conv1 = ConvNormAct(3, stem, 7, stride=2, padding=0 if same_padding else 3)
         self.maxpool1 = nn.MaxPool2d(3, stride=2, ceil_mode=True)
         self.conv2 = ConvNormAct(stem, stem, 1)
         self.conv3 = ConvNormAct(stem, expanded, 3, padding=1)
@@ -117,7 +132,7 @@ class GoogLeNet(InceptionNetwork):
         self.reset_parameters()
 
     def forward_features(self, x: Tensor) -> Tensor:
-        x = self.maxpool1(self.conv1(x))
+        x = self.maxpool1(self.conv1(self.pad(x)))
         x = self.maxpool2(self.conv3(self.conv2(x)))
         x = self.maxpool3(self.inception3b(self.inception3a(x)))
         x = self.inception4c(self.inception4b(self.inception4a(x)))
@@ -160,6 +175,14 @@ NETWORKS = (
                 signature=frozenset({"conv1.conv.weight", "inception3a.branch2.0.conv.weight"}),
                 rename=_torchvision_key,
                 preprocessing=PREPROCESSING,
+            ),
+            slim_layout(
+                "InceptionV1",
+                googlenet_scopes(),
+                logits="Logits/Conv2d_0c_1x1",
+                classifier="fc",
+                size=224,
+                build={"same_padding": True},
             ),
         ),
         download="torchvision's googlenet-1378be20.pth",

@@ -14,6 +14,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from inception_deploy.networks._slim import inception_resnet_v2_scopes, slim_layout
 from inception_deploy.networks.base import (
     CheckpointLayout,
     ConvNormAct,
@@ -292,6 +293,13 @@ NETWORKS = (
                 rename=_cadene_key,
                 preprocessing=PREPROCESSING,
                 background_row=True,
+            ),
+            slim_layout(
+                "InceptionResnetV2",
+                inception_resnet_v2_scopes(),
+                logits="Logits/Logits",
+                classifier="classif",
+                size=299,
             ),
         ),
         pretrained=(

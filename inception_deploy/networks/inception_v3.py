@@ -13,6 +13,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from inception_deploy.networks._slim import inception_v3_scopes, slim_layout
 from inception_deploy.networks.base import (
     CheckpointLayout,
     ConvNormAct,
@@ -306,6 +307,14 @@ NETWORKS = (
                 rename=_key,
                 preprocessing=TIMM,
                 background_row=True,
+            ),
+            slim_layout(
+                "InceptionV3",
+                inception_v3_scopes(),
+                logits="Logits/Conv2d_1c_1x1",
+                classifier="fc",
+                size=299,
+                build={"count_include_pad": False},
             ),
         ),
         pretrained=(

@@ -14,6 +14,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from inception_deploy.networks._slim import inception_v4_scopes, slim_layout
 from inception_deploy.networks.base import (
     CheckpointLayout,
     ConvNormAct,
@@ -300,6 +301,13 @@ NETWORKS = (
                 rename=_key,
                 preprocessing=PREPROCESSING,
                 background_row=True,
+            ),
+            slim_layout(
+                "InceptionV4",
+                inception_v4_scopes(),
+                logits="Logits/Logits",
+                classifier="last_linear",
+                size=299,
             ),
         ),
         pretrained=(PretrainedWeights("tf_in1k", "timm/inception_v4.tf_in1k", 80.144, SOURCE),),

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import pytest
 import timm
 import torch
 import torchvision
-from torch import Tensor, nn
+from blocks import randomise, too_far, traced
+from torch import nn
 
 from inception_deploy.networks import NETWORKS
-
-BOUND = 1e-5  # max |ours - theirs| / max |theirs|
 
 
 def torchvision_googlenet() -> nn.Module:
@@ -58,51 +57,6 @@ PEERS = [
 ]
 
 
-@torch.no_grad()
-def randomise(module: nn.Module, seed: int) -> None:
-    """Random weights and batch-norm statistics that keep activations of order one."""
-    generator = torch.Generator().manual_seed(seed)
-    for layer in module.modules():
-        if isinstance(layer, (nn.Conv2d, nn.Linear)):
-            fan_in = layer.weight[0].numel()
-            layer.weight.normal_(0.0, (2.0 / fan_in) ** 0.5, generator=generator)
-            if layer.bias is not None:
-                layer.bias.normal_(0.0, 0.2, generator=generator)
-        elif isinstance(layer, nn.BatchNorm2d):
-            assert layer.running_mean is not None
-            assert layer.running_var is not None
-            layer.weight.uniform_(0.5, 1.5, generator=generator)
-            layer.bias.normal_(0.0, 0.2, generator=generator)
-            layer.running_mean.normal_(0.0, 0.2, generator=generator)
-            layer.running_var.uniform_(0.5, 1.5, generator=generator)
-
-
-@torch.no_grad()
-def traced(module: nn.Module, names: list[str], x: Tensor) -> dict[str, Tensor]:
-    """Each named submodule's output, and the network's as "logits"."""
-    outputs: dict[str, Tensor] = {}
-    for name in names:
-
-        def keep(
-            _module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor, name: str = name
-        ) -> None:
-            outputs[name] = output.clone()
-
-        module.get_submodule(name).register_forward_hook(keep)
-    outputs["logits"] = module(x)
-    return outputs
-
-
-@pytest.fixture
-def _one_thread() -> Iterator[None]:
-    """Small images only wait on a second thread."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.mark.usefixtures("_one_thread")
 @pytest.mark.parametrize("peer", PEERS, ids=lambda p: f"{p.build.__name__}-{p.size}")
 def test_every_block_equals_the_peer_s(peer: Peer) -> None:
     theirs = peer.build().eval()
@@ -115,11 +69,7 @@ def test_every_block_equals_the_peer_s(peer: Peer) -> None:
 
     x = torch.randn(2, 3, peer.size, peer.size, generator=torch.Generator().manual_seed(4))
     names = [name for name, _ in ours.blocks()]
-    expected, got = traced(theirs, names, x), traced(ours, names, x)
-    assert list(got) == list(expected) == [*names, "logits"]
-    errors = {n: float((got[n] - e).abs().max() / e.abs().max()) for n, e in expected.items()}
-    assert {n: error for n, error in errors.items() if not error <= BOUND} == {}
-    assert all(0 < float(e.abs().max()) < 1e6 for e in expected.values())
+    assert too_far(traced(ours, names, x), traced(theirs, names, x)) == {}
 
 
 @dataclass(frozen=True)
