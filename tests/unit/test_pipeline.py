@@ -126,7 +126,7 @@ def test_probabilities_sum_to_one(tmp_path: Path) -> None:
 def test_a_stage_that_breaks_its_promise_leaves_no_bundle(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("inception_deploy.export.FP32_BOUND", 0.0)
+    monkeypatch.setattr("inception_deploy.export.BOUND", 0.0)
     with pytest.raises(StageError, match="export"):
         deploy(Recipe(**QUICK), tmp_path / "b")
     assert list(tmp_path.iterdir()) == []
