@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import click
+from rich import box
 from rich.table import Table
 
 from inception_deploy.cli.console import Terminal
@@ -42,14 +43,16 @@ def command(terminal: Terminal) -> None:
             ]
         )
         return
-    table = Table(title="Networks", title_justify="left", title_style="bold")
-    for header in ("network", "params", "MACs", "input", "min", "weights", "checkpoints"):
-        numeric = header in ("params", "MACs", "input", "min")
-        table.add_column(header, justify="right" if numeric else "left", overflow="fold")
+    table = Table(title="Networks", title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+    table.add_column("network", no_wrap=True, style="bold")
+    for header in ("params", "MACs", "input", "min"):
+        table.add_column(header, justify="right", no_wrap=True)
+    for header in ("weights", "checkpoints"):
+        table.add_column(header, overflow="fold")
     for spec in NETWORKS:
-        tags = [f"{w.tag} ({w.top1:.2f})" for w in spec.pretrained]
+        tags = [f"{w.tag} {w.top1:.2f}" for w in spec.pretrained]
         table.add_row(
-            f"[bold]{spec.name}[/]",
+            spec.name,
             f"{spec.params / 1e6:.2f} M",
             f"{spec.macs / 1e9:.2f} G",
             str(spec.input_size),
@@ -59,6 +62,6 @@ def command(terminal: Terminal) -> None:
         )
     terminal.out.print(table)
     terminal.out.print(
-        "[dim]weights: published ImageNet top-1 in brackets; --weights takes any of them, or a "
+        "[dim]weights: with their published ImageNet top-1; --weights takes any of them, or a "
         "file in one of the checkpoint layouts[/]"
     )
