@@ -47,18 +47,18 @@ def command(terminal: Terminal) -> None:
     table.add_column("network", no_wrap=True, style="bold")
     for header in ("params", "MACs", "input", "min"):
         table.add_column(header, justify="right", no_wrap=True)
-    for header in ("weights", "checkpoints"):
-        table.add_column(header, overflow="fold")
+    table.add_column("weights, and layouts of files")
     for spec in NETWORKS:
         tags = [f"{w.tag} {w.top1:.2f}" for w in spec.pretrained]
+        weights = ", ".join((["embedded"] if spec.name in embedded else []) + tags)
+        layouts = ", ".join(dict.fromkeys(layout.name for layout in spec.layouts))
         table.add_row(
             spec.name,
             f"{spec.params / 1e6:.2f} M",
             f"{spec.macs / 1e9:.2f} G",
             str(spec.input_size),
             str(spec.min_size),
-            ", ".join((["embedded"] if spec.name in embedded else []) + tags),
-            ", ".join(dict.fromkeys(layout.name for layout in spec.layouts)),
+            f"{weights}\n[dim]{layouts}[/]" if weights else f"[dim]{layouts}[/]",
         )
     terminal.out.print(table)
     terminal.out.print(
