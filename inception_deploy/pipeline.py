@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,7 @@ def deploy(
         with progress.stage(f"load weights: {recipe.weights_source}"):
             reference = reference_of(recipe)
         images = plan_images(recipe, reference, progress)
+        reference = _named(reference, images)
         golden = record_golden(reference.module, images.golden(), progress=progress)
         exported = export(
             reference.module,
@@ -106,6 +108,17 @@ def reference_of(recipe: Recipe) -> Reference:
         interpolation=recipe.interpolation,
         width=recipe.width,
     )
+
+
+def _named(reference: Reference, images: ImagePlan) -> Reference:
+    """With the class names of the labelled images, where the weights bring none.
+
+    Fine-tuned checkpoints hold no names; the folders they were trained on do, in the same order.
+    """
+    names = images.parity.dataset.class_names if images.parity.labelled else None
+    if reference.class_names or names is None or len(names) != reference.weights.num_classes:
+        return reference
+    return replace(reference, class_names=names)
 
 
 def _calibrate(

@@ -153,6 +153,20 @@ def test_predict_names_the_image_and_its_classes(run: Any, bundle: Path, images:
     assert probabilities == sorted(probabilities, reverse=True)
 
 
+def test_class_names_come_from_the_folders(run: Any, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for name in ("ant", "bee", "cat", "dog", "elk"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        image = Image.fromarray(rng.integers(0, 255, (70, 70, 3), np.uint8))
+        image.save(tmp_path / "photos" / name / "1.png")
+    outcome = run(
+        *("export", "googlenet", *SMALL, *FEW, "--data", tmp_path / "photos"),
+        *("-o", tmp_path / "b", "-q", "--json"),
+    )
+    assert outcome.code == 0, outcome.err
+    assert outcome.json["class_names"] == ["ant", "bee", "cat", "dog", "elk"]
+
+
 def test_brackets_in_a_file_name_are_shown_as_they_are(
     run: Any, bundle: Path, images: Path
 ) -> None:
