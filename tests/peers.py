@@ -12,26 +12,39 @@ from inception_deploy.checkpoints import Checkpoint
 from inception_deploy.matching import Match, blank, match
 from inception_deploy.networks import NETWORKS, InceptionNetwork
 
-__all__ = ["block_outputs", "layer_counts", "loaded", "noise", "randomise", "relative_errors"]
+__all__ = [
+    "BOUND",
+    "block_outputs",
+    "layer_counts",
+    "loaded",
+    "noise",
+    "randomise",
+    "relative_errors",
+    "too_far",
+]
+
+BOUND = 1e-5
+"""Largest allowed max |ours − theirs| / max |theirs|: float32 sums in another order."""
 
 
 @torch.no_grad()
-def randomise(module: nn.Module, seed: int) -> None:
+def randomise(module: nn.Module, seed: int, gain: float = 1.0) -> None:
     """Random weights and norm statistics that keep activations of order one; no layer is trivial.
 
-    Depthwise and other linear-to-linear layers get no gain: only a ReLU halves the variance.
+    Depthwise and other linear-to-linear layers get no gain: only a ReLU halves the variance, and
+    networks where one follows every convolution want a gain of 2.
     """
     generator = torch.Generator().manual_seed(seed)
     for layer in module.modules():
         if isinstance(layer, (nn.Conv2d, nn.Linear)):
             fan_in = layer.weight[0].numel()
-            layer.weight.normal_(0.0, fan_in**-0.5, generator=generator)
+            layer.weight.normal_(0.0, (gain / fan_in) ** 0.5, generator=generator)
             if layer.bias is not None:
                 layer.bias.normal_(0.0, 0.2, generator=generator)
-        elif isinstance(layer, (nn.BatchNorm2d, nn.LayerNorm)):
+        elif isinstance(layer, (nn.BatchNorm1d, nn.BatchNorm2d, nn.LayerNorm)):
             layer.weight.uniform_(0.5, 1.5, generator=generator)
             layer.bias.normal_(0.0, 0.2, generator=generator)
-        if isinstance(layer, nn.BatchNorm2d):
+        if isinstance(layer, (nn.BatchNorm1d, nn.BatchNorm2d)):
             layer.get_buffer("running_mean").normal_(0.0, 0.2, generator=generator)
             layer.get_buffer("running_var").uniform_(0.5, 1.5, generator=generator)
     for name, parameter in module.named_parameters():
@@ -77,6 +90,14 @@ def relative_errors(ours: Iterable[Tensor], theirs: Iterable[Tensor]) -> list[fl
         sane = 1e-3 < scale < 1e6
         errors.append(float((candidate - reference).abs().max()) / scale if sane else float("inf"))
     return errors
+
+
+def too_far(
+    names: Iterable[str], ours: Iterable[Tensor], theirs: Iterable[Tensor]
+) -> dict[str, float]:
+    """Which of the blocks, and "output" after them, are off by more than `BOUND`."""
+    errors = zip([*names, "output"], relative_errors(ours, theirs), strict=True)
+    return {name: error for name, error in errors if not error <= BOUND}
 
 
 def layer_counts(network: str) -> tuple[int, int, int, int]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from blocks import relative_error, traced
+from peers import block_outputs, relative_errors
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -73,8 +73,8 @@ def test_no_block_magnifies_rounding(network: str) -> None:
     torch.manual_seed(2)
     x = octave_noise(4, size) * pixel_spread(spec.preprocessing)
     names = [name for name, _ in exact.blocks()]
-    got, expected = traced(rounded, names, x), traced(exact, names, x)
-    errors = {name: relative_error(got[name], value) for name, value in expected.items()}
+    moved, expected = block_outputs(rounded, names, x), block_outputs(exact, names, x)
+    errors = dict(zip([*names, "output"], relative_errors(moved, expected), strict=True))
     assert {name: error for name, error in errors.items() if not error < 32 * 2.0**-11} == {}
 
 
