@@ -14,6 +14,7 @@ from inception_deploy.networks import NETWORKS, InceptionNetwork
 
 __all__ = [
     "BOUND",
+    "Drawn",
     "block_outputs",
     "layer_counts",
     "loaded",
@@ -50,6 +51,26 @@ def randomise(module: nn.Module, seed: int, gain: float = 1.0) -> None:
     for name, parameter in module.named_parameters():
         if name.endswith("gamma"):  # layer scale; signs differ on purpose
             parameter.normal_(0.0, 0.5, generator=generator)
+
+
+class Drawn(dict[str, Tensor]):
+    """The tensors of a checkpoint, drawn when a transcription of its network first asks for one."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def normal(self, name: str, *shape: int, std: float = 0.2) -> Tensor:
+        """Normal around 0."""
+        assert name not in self
+        self[name] = torch.randn(shape, generator=self.generator) * std
+        return self[name]
+
+    def uniform(self, name: str, *shape: int) -> Tensor:
+        """Uniform in 0.5-1.5, for scales and variances."""
+        assert name not in self
+        self[name] = torch.rand(shape, generator=self.generator) + 0.5
+        return self[name]
 
 
 def noise(side: int, batch: int = 2, channels: int = 3) -> Tensor:
