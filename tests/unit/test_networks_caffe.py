@@ -14,12 +14,12 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from onnx.reference import ReferenceEvaluator
 from peers import Drawn, block_outputs, loaded, noise, too_far
 from small_networks import exported, golden_of
 from torch import Tensor
 from torch.nn import functional as F
 
+from inception_deploy.engines import ENGINES
 from inception_deploy.networks import NETWORKS
 from inception_deploy.networks.googlenet_lrn import LRN
 
@@ -140,7 +140,7 @@ class TestLRNIsOneNativeNode:
         ours = LRN(size, alpha=2e-3, beta=0.5)(self.x)
         torch.testing.assert_close(ours, lrn(self.x, size, alpha=2e-3, beta=0.5))
 
-    def test_onnx_defines_the_same(self) -> None:
+    def test_onnx_runtime_computes_the_same(self) -> None:
         node = onnx.helper.make_node("LRN", ["x"], ["y"], size=5, alpha=1e-4, beta=0.75, bias=1.0)
         value = onnx.helper.make_tensor_value_info
         shape = list(self.x.shape)
@@ -151,8 +151,10 @@ class TestLRNIsOneNativeNode:
             [value("y", onnx.TensorProto.FLOAT, shape)],
         )
         model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)])
-        (defined,) = ReferenceEvaluator(model).run(None, {"x": self.x.numpy()})  # type: ignore[misc]
-        np.testing.assert_allclose(LRN()(self.x).numpy(), defined, rtol=1e-5)
+        # not onnx's own evaluator: its LRN counts channels along the batch (onnx 1.23)
+        with ENGINES.get("onnxruntime").session(model.SerializeToString(), optimise=False) as run:
+            native = run.infer({"x": self.x.numpy()})["y"]
+        np.testing.assert_allclose(LRN()(self.x).numpy(), native, rtol=1e-5)
 
     def test_the_export_holds_two_and_nothing_of_a_decomposition(self) -> None:
         graph = exported("googlenet_lrn").model.graph
@@ -165,16 +167,8 @@ class TestLRNIsOneNativeNode:
             assert attributes["beta"] == pytest.approx(0.75)
             assert attributes["bias"] == pytest.approx(1.0)
         kinds = {node.op_type for node in graph.node}
-        assert kinds == {
-            "Conv",
-            "Relu",
-            "MaxPool",
-            "LRN",
-            "Concat",
-            "GlobalAveragePool",
-            "Flatten",
-            "Gemm",
-        }
+        head = {"GlobalAveragePool", "Flatten", "Gemm"}
+        assert kinds == {"Conv", "Relu", "MaxPool", "LRN", "Concat"} | head
         assert set(golden_of("googlenet_lrn").blocks) >= {"pool1_norm1", "conv2_norm2"}
 
     def test_gradients_flow(self) -> None:

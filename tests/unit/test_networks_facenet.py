@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from peers import BOUND, Drawn, block_outputs, loaded, noise, relative_errors, too_far
@@ -210,7 +211,7 @@ def test_weights_that_end_in_the_embedding(tmp_path: Path) -> None:
         got = reference.module(x)
     assert relative_errors([got], [F.normalize(bottleneck, p=2, dim=1)])[0] <= BOUND
 
-    with pytest.raises(RecipeError, match="no classifier.*ask for --head features"):
+    with pytest.raises(RecipeError, match=r"no classifier.*ask for --head features"):
         load_reference(None, str(path))
     with pytest.raises(CheckpointError, match="it has no classifier, 10 were asked for"):
         load_reference(None, str(path), head="features", num_classes=10)
@@ -233,8 +234,6 @@ def test_repeat_indices_are_not_those_of_version_2() -> None:
 
 def test_pixels_are_standardised_as_facenet_s() -> None:
     """(x − 127.5) / 128 of RGB pixels, on 160-pixel faces that are not cropped further."""
-    import numpy as np
-
     pixels = np.arange(160 * 160 * 3, dtype=np.uint8).reshape(160, 160, 3)
     expected = (pixels.astype(np.float32).transpose(2, 0, 1) - 127.5) / 128
     np.testing.assert_allclose(SPEC.preprocessing.normalise(pixels), expected, rtol=0, atol=1e-6)
