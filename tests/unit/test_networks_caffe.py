@@ -150,7 +150,8 @@ class TestLRNIsOneNativeNode:
             [value("x", onnx.TensorProto.FLOAT, shape)],
             [value("y", onnx.TensorProto.FLOAT, shape)],
         )
-        model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)])
+        opsets = [onnx.helper.make_opsetid("", 20)]
+        model = onnx.helper.make_model(graph, opset_imports=opsets, ir_version=10)
         # not onnx's own evaluator: its LRN counts channels along the batch (onnx 1.23)
         with ENGINES.get("onnxruntime").session(model.SerializeToString(), optimise=False) as run:
             native = run.infer({"x": self.x.numpy()})["y"]
