@@ -8,6 +8,7 @@ from torch import nn
 
 from inception_deploy.networks.base import (
     ConvNormAct,
+    Fork,
     calibrate_batch_norm,
     output_channels,
     scaled,
@@ -30,6 +31,33 @@ def test_output_channels_takes_each_branch_s_last_convolution() -> None:
     double = nn.Sequential(nn.MaxPool2d(2), ConvNormAct(4, 9, 1), ConvNormAct(9, 7, 3))
     assert output_channels(single, double) == 12
     assert output_channels(single, double) == single.out_channels + 7
+
+
+def test_a_fork_concatenates_in_order_and_passes_pools_through() -> None:
+    chain = nn.Sequential(ConvNormAct(4, 9, 1), ConvNormAct(9, 7, 2, stride=2))
+    fork = Fork(4, last=nn.MaxPool2d(2), first=chain).eval()
+    assert fork.out_channels == 4 + 7
+    assert [name for name, _ in fork.named_children()] == ["last", "first"]
+    x = torch.randn(2, 4, 6, 6)
+    out = fork(x)
+    assert out.shape == (2, 11, 3, 3)
+    assert torch.equal(out[:, :4], nn.functional.max_pool2d(x, 2))
+    assert torch.equal(out[:, 4:], chain(x))
+
+
+def test_a_bias_before_batch_norm_is_the_exception() -> None:
+    assert ConvNormAct(3, 4, 1).conv.bias is None
+    assert ConvNormAct(3, 4, 1, bias=True).conv.bias is not None
+
+
+def test_calibration_reaches_batch_norm_after_pooling() -> None:
+    torch.manual_seed(0)
+    linear, norm = nn.Linear(12, 5), nn.BatchNorm1d(5)
+    images = torch.randn(16, 3, 2, 2)
+    calibrate_batch_norm(nn.Sequential(nn.Flatten(), linear, norm), images)
+    outputs = linear(images.flatten(1))
+    torch.testing.assert_close(norm.running_mean, outputs.mean(0))
+    torch.testing.assert_close(norm.running_var, outputs.var(0, correction=0))
 
 
 def test_initialisation_is_he_normal() -> None:
