@@ -14,7 +14,6 @@ from inception_deploy.calibrate import observe
 from inception_deploy.engines import ENGINES, Engine, Session
 from inception_deploy.export import export
 from inception_deploy.fuse import fuse
-from inception_deploy.fusions import FUSIONS
 from inception_deploy.golden import record_golden
 from inception_deploy.images import ImagePlan, plan_images
 from inception_deploy.lower import lower
@@ -26,6 +25,7 @@ from inception_deploy.ranges import Ranges
 from inception_deploy.recipe import Recipe
 from inception_deploy.reference import Reference, load_reference
 from inception_deploy.report import write_report
+from inception_deploy.targets import TARGETS
 from inception_deploy.throughput import ThroughputReport
 from inception_deploy.trials import (
     parity_trial,
@@ -59,7 +59,8 @@ def deploy(
         InceptionDeployError: one of `errors.py`, by what went wrong.
     """
     progress = progress or SilentProgress()
-    engine, precision = ENGINES.get(recipe.target), PRECISIONS.get(recipe.precision)
+    target, precision = TARGETS.get(recipe.target), PRECISIONS.get(recipe.precision)
+    engine = ENGINES.get(target.engine)
     with staged(output, force=force) as directory:
         with progress.stage(f"load weights: {recipe.weights_source}"):
             reference = reference_of(recipe)
@@ -75,7 +76,7 @@ def deploy(
             opset=recipe.opset,
             progress=progress,
         )
-        fused = fuse(exported, tuple(FUSIONS), progress=progress)
+        fused = fuse(exported, target.rewrites(recipe.precision), progress=progress)
         ranges = _calibrate(fused, images, precision, engine, progress)
         lowered = lower(fused, precision, ranges, progress=progress)
         _save(directory, exported, lowered, ranges)

@@ -5,11 +5,27 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from enum import IntEnum
 
 import onnx
 import onnx_graphsurgeon as gs
 
-__all__ = ["Example", "Fusion"]
+__all__ = ["Example", "Fusion", "Phase"]
+
+
+class Phase(IntEnum):
+    """When a rewrite has its turn. A target's profile decides about the last two phases.
+
+    `CANONICAL` gives one form to what can be written in several; `FOLD` does arithmetic on
+    constants, and only ever takes nodes away. Both serve every engine and always run.
+    `EXCHANGE` swaps or replaces linear nodes, `MERGE` joins or splits them: whether that pays
+    depends on the engine and the precision, and is measured.
+    """
+
+    CANONICAL = 0
+    FOLD = 1
+    EXCHANGE = 2
+    MERGE = 3
 
 
 @dataclass(frozen=True)
@@ -38,6 +54,9 @@ class Fusion(ABC):
 
     name: str
     """As recorded in the bundle: "conv_bn"."""
+
+    phase: Phase
+    """Its turn among the others; within one phase the order must not matter."""
 
     bound: float
     """Largest allowed max |output − golden| / golden.scale after all its applications. The golden

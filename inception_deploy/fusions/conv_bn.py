@@ -20,7 +20,7 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
 from inception_deploy.fusions._examples import Weights, graph
-from inception_deploy.fusions.base import Example, Fusion
+from inception_deploy.fusions.base import Example, Fusion, Phase
 from inception_deploy.graphs import (
     absorb,
     constant_values,
@@ -42,6 +42,7 @@ class ConvBatchNorm(Fusion):
     """Folds a batch norm into the convolution before it; the node keeps the convolution's name."""
 
     name = "conv_bn"
+    phase = Phase.FOLD
     bound = FP32_BOUND
 
     @property

@@ -22,7 +22,7 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
 from inception_deploy.fusions._examples import Weights, graph
-from inception_deploy.fusions.base import Example, Fusion
+from inception_deploy.fusions.base import Example, Fusion, Phase
 from inception_deploy.graphs import (
     absorb,
     constant_values,
@@ -43,6 +43,7 @@ class ResidualScale(Fusion):
     """Folds `Mul` or `Div` between a convolution or batch norm and an `Add` into the former."""
 
     name = "residual_scale"
+    phase = Phase.FOLD
     bound = FP32_BOUND
 
     @property

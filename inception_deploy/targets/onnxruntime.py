@@ -1,0 +1,9 @@
+"""ONNX Runtime on a CPU."""
+
+from __future__ import annotations
+
+from inception_deploy.targets.base import Target
+
+__all__ = ["TARGETS"]
+
+TARGETS = (Target(name="onnxruntime", engine="onnxruntime"),)
