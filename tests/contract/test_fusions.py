@@ -9,7 +9,7 @@ import pytest
 from inception_deploy.engines import ENGINES
 from inception_deploy.engines.base import Array
 from inception_deploy.fuse import rewrite
-from inception_deploy.fusions import FUSIONS, Example, Fusion
+from inception_deploy.fusions import FUSIONS, Example, Fusion, Phase
 
 BATCH = 3
 ROUNDING = 1e-6  # a few float32 units: one small graph against the other
@@ -42,7 +42,8 @@ def test_acts_exactly_where_it_should(fusion: Fusion, example: Example) -> None:
     else:
         assert reasons
         assert all(example.refused in reason for reason in reasons), reasons
-    assert len(model.graph.node) == len(example.build().graph.node) - len(applied)
+    if fusion.phase is Phase.FOLD:
+        assert len(model.graph.node) <= len(example.build().graph.node) - len(applied)
 
 
 @every_example
@@ -90,8 +91,11 @@ def test_leaves_a_tidy_graph(fusion: Fusion, example: Example) -> None:
     assert {tensor.name for tensor in graph.initializer} <= used
     for node in graph.node:
         assert used & set(node.output), f"nobody needs '{node.name}'"
-    kept = {node.name for node in original.graph.node}
-    assert {node.name for node in graph.node} <= kept, "a rewrite keeps the names of nodes"
+    before = {node.name for node in original.graph.node}
+    for name in {node.name for node in graph.node} - before:
+        block = name.rpartition(".")[0]
+        assert block, f"'{name}' is new and says nothing about where it belongs"
+        assert any(f"{old}.".startswith(f"{block}.") for old in before), name
 
 
 @pytest.mark.parametrize("fusion", tuple(FUSIONS), ids=lambda fusion: fusion.name)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from itertools import permutations
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 from inception_deploy.engines import ENGINES
 from inception_deploy.engines.base import Array
 from inception_deploy.fuse import rewrite
-from inception_deploy.fusions import FUSIONS
+from inception_deploy.fusions import FUSIONS, Fusion
 
 CHANNELS, SIDE, BATCH = 4, 5, 2
 """Every tensor has this shape, so that any two can be added."""
@@ -124,6 +123,14 @@ def run(model: onnx.ModelProto, images: Array) -> dict[str, Array]:
         return session.infer({"input": images})
 
 
+def _orders(seed: int) -> list[list[Fusion]]:
+    """Three orders, the last one drawn, that all keep to the phases."""
+    drawn = np.random.default_rng(seed).permutation(len(FUSIONS))
+    straight = list(FUSIONS)
+    orders = (straight, straight[::-1], [straight[i] for i in drawn])
+    return [sorted(order, key=lambda fusion: fusion.phase) for order in orders]
+
+
 @settings(max_examples=120, deadline=None, derandomize=True)
 @given(model=models(), seed=st.integers(0, 2**32 - 1))
 def test_any_order_gives_the_same_function_and_the_same_operators(
@@ -132,7 +139,7 @@ def test_any_order_gives_the_same_function_and_the_same_operators(
     images = np.random.default_rng(seed).standard_normal((BATCH, CHANNELS, SIDE, SIDE))
     before = run(model, images.astype(np.float32))
     counts = []
-    for order in permutations(FUSIONS):
+    for order in _orders(seed):
         fused, count = model, 0
         for fusion in order:
             fused, applied, _ = rewrite(fused, fusion)
