@@ -32,7 +32,7 @@ def bench_bundles(
         batches: batch sizes.
         seconds: per candidate and batch size.
         threads: of the engines; None leaves the choice to each.
-        with_pytorch: also time the PyTorch network of the first bundle.
+        with_pytorch: also time the PyTorch network of the first bundle, where there is one.
         with_reference: also time reference.onnx of the first bundle, the plain export.
 
     Raises:
@@ -45,7 +45,7 @@ def bench_bundles(
     inputs = first.golden().inputs
     with ExitStack() as stack:
         candidates = []
-        if with_pytorch:
+        if with_pytorch and first.manifest["weights"]["layout"] != "onnx":
             module = reference_of_bundle(first).module
             candidates.append(Candidate("pytorch", "torch", "fp32", torch_predictor(module)))
         if with_reference:

@@ -26,11 +26,16 @@ Against: TypeAlias = Literal["pytorch", "reference.onnx"]
 
 
 def reference_of_bundle(bundle: Bundle) -> Reference:
-    """The PyTorch network a bundle was made from, loaded again from where it came.
+    """The network a bundle was made from, loaded again from where it came.
 
     Raises:
-        CheckpointError: the weights are not there any more, or are others by now.
+        CheckpointError: the weights are not there any more, are others by now, or were never in a
+            file.
     """
+    if bundle.manifest["weights"]["source"].startswith("module:"):
+        raise CheckpointError(
+            f"{bundle.path} was made from a module in memory; compare with --against reference.onnx"
+        )
     reference = reference_of(Recipe.from_dict(dict(bundle.manifest["recipe"])))
     recorded, found = bundle.manifest["weights"]["sha256"], reference.weights.sha256
     if recorded != found:
@@ -92,7 +97,7 @@ def compare_bundle(
             images,
             golden,
             head=bundle.head,
-            names=(against, engine.name),
+            names=(reference.framework if reference else against, engine.name),
             progress=progress,
         )
     if reference is not None:

@@ -38,7 +38,7 @@ from inception_deploy.preprocess import Preprocessing
 from inception_deploy.progress import Progress, SilentProgress
 from inception_deploy.proof import FP32_BOUND, prove
 
-__all__ = ["BOUND", "INPUT_NAME", "METADATA_PREFIX", "OPSETS", "export"]
+__all__ = ["BOUND", "INPUT_NAME", "METADATA_PREFIX", "OPSETS", "describe", "export"]
 
 INPUT_NAME = "input"
 METADATA_PREFIX = "inception_deploy."
@@ -93,18 +93,18 @@ def export(
         graph = open_graph(traced)
         graph.name = network
         _clean(graph)
-        _rename(graph, {name for name, _ in module.named_modules()})
+        _unwrap(graph, module.wrapper)
+        inner = module.get_submodule(module.wrapper)
+        _rename(graph, {name for name, _ in inner.named_modules()})
         _name_blocks(graph, [name for name, _ in module.blocks()])
         traced.producer_name, traced.producer_version = "inception-deploy", __version__
         model = close_graph(graph, traced, stage="export")
-        set_metadata(
+        describe(
             model,
-            {
-                METADATA_PREFIX + "class_names": json.dumps(list(class_names)),
-                METADATA_PREFIX + "head": module.head,
-                METADATA_PREFIX + "network": network,
-                METADATA_PREFIX + "preprocessing": preprocessing.to_json(),
-            },
+            network=network,
+            head=module.head,
+            preprocessing=preprocessing,
+            class_names=class_names,
         )
     proof = prove(model, golden, bound=BOUND, stage="export", progress=progress)
     record = StageRecord(
@@ -122,6 +122,26 @@ def export(
         },
     )
     return Artifact(model, golden, (record,))
+
+
+def describe(
+    model: onnx.ModelProto,
+    *,
+    network: str,
+    head: str,
+    preprocessing: Preprocessing,
+    class_names: Sequence[str],
+) -> None:
+    """Record in the metadata of `model` (in place) what a reader of the file has to know."""
+    set_metadata(
+        model,
+        {
+            METADATA_PREFIX + "class_names": json.dumps(list(class_names)),
+            METADATA_PREFIX + "head": head,
+            METADATA_PREFIX + "network": network,
+            METADATA_PREFIX + "preprocessing": preprocessing.to_json(),
+        },
+    )
 
 
 def _trace(module: InceptionNetwork, golden: Golden, opset: int) -> onnx.ModelProto:
@@ -196,6 +216,16 @@ def _restore_linear(node: gs.Node) -> None:
     if turned is not None and is_op(turned, "Transpose") and turned.attrs.get("perm") == [1, 0]:
         node.op, node.attrs = "Gemm", {"transB": 1}
         node.inputs[1] = turned.inputs[0]
+
+
+def _unwrap(graph: gs.Graph, wrapper: str) -> None:
+    """Leave the wrapper's name out of the scope paths of nodes and the names of weights."""
+    if not wrapper:
+        return
+    for node in graph.nodes:
+        node.name = node.name.removeprefix(f"/{wrapper}")
+    for tensor in graph.tensors().values():
+        tensor.name = tensor.name.removeprefix(f"{wrapper}.").removeprefix(f"/{wrapper}")
 
 
 def _rename(graph: gs.Graph, modules: set[str]) -> None:

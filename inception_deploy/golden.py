@@ -48,7 +48,7 @@ def record_golden(
     strays = {p.dtype for p in module.parameters()} - {torch.float32}
     if strays:
         raise StageError(f"the reference has {strays.pop()} weights; the golden is FP32: .float()")
-    device = next(module.parameters()).device
+    device = next((p.device for p in module.parameters()), torch.device("cpu"))
     module.eval()
 
     outputs: list[FloatArray] = []

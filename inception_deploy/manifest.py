@@ -54,9 +54,9 @@ def compose(
         "command": command,
         "recipe": recipe.to_dict(),
         "network": {
-            "name": reference.spec.name,
-            "title": reference.spec.title,
-            "params": sum(p.numel() for p in reference.module.parameters()),
+            "name": reference.name,
+            "title": reference.title,
+            "params": reference.module.parameter_count,
         },
         "weights": asdict(reference.weights),
         "class_names": None if reference.class_names is None else list(reference.class_names),

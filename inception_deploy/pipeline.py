@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import onnx
+from torch import nn
 
 from inception_deploy.artifact import Artifact, Golden
 from inception_deploy.bundle import Bundle, save_golden, staged, write_json
 from inception_deploy.calibrate import observe
 from inception_deploy.engines import ENGINES, Engine, Session
 from inception_deploy.export import export
+from inception_deploy.foreign import module_reference, onnx_reference
 from inception_deploy.fuse import fuse
 from inception_deploy.golden import record_golden
 from inception_deploy.images import ImagePlan, plan_images
+from inception_deploy.import_onnx import import_onnx
 from inception_deploy.lower import lower
 from inception_deploy.manifest import compose
+from inception_deploy.onnx_file import OnnxNetwork
 from inception_deploy.parity import ParityReport
 from inception_deploy.precisions import PRECISIONS, Precision
 from inception_deploy.progress import Progress, SilentProgress
@@ -26,7 +31,7 @@ from inception_deploy.recipe import Recipe
 from inception_deploy.reference import Reference, load_reference
 from inception_deploy.report import write_report
 from inception_deploy.targets import TARGETS
-from inception_deploy.throughput import ThroughputReport
+from inception_deploy.throughput import Candidate, ThroughputReport
 from inception_deploy.trials import (
     parity_trial,
     sample_predictions,
@@ -42,6 +47,7 @@ def deploy(
     recipe: Recipe,
     output: Path,
     *,
+    module: nn.Module | None = None,
     force: bool = False,
     progress: Progress | None = None,
     command: str | None = None,
@@ -51,6 +57,9 @@ def deploy(
     Args:
         recipe: what is asked for.
         output: the bundle's directory; it appears only when everything has succeeded.
+        module: a classifier of your own, images (N, 3, H, W) to logits (N, K), in place of the
+            recipe's network; the recipe must then say the image size, mean and std, or name a
+            network whose preprocessing it shares.
         force: replace an existing bundle.
         progress: told of every stage; None is silent.
         command: recorded in the manifest as the way to reproduce the bundle.
@@ -63,26 +72,18 @@ def deploy(
     engine = ENGINES.get(target.engine)
     with staged(output, force=force) as directory:
         with progress.stage(f"load weights: {recipe.weights_source}"):
-            reference = reference_of(recipe)
+            reference = reference_of(recipe, module)
         images = plan_images(recipe, reference, progress)
         reference = _named(reference, images)
         golden = record_golden(reference.module, images.golden(), progress=progress)
-        exported = export(
-            reference.module,
-            golden,
-            network=reference.spec.name,
-            preprocessing=reference.preprocessing,
-            class_names=reference.class_names or (),
-            opset=recipe.opset,
-            progress=progress,
-        )
+        exported = _graph(reference, golden, recipe, progress)
         fused = fuse(exported, target.rewrites(recipe.precision), progress=progress)
         ranges = _calibrate(fused, images, precision, engine, progress)
         lowered = lower(fused, precision, ranges, progress=progress)
         _save(directory, exported, lowered, ranges)
         with engine.session(directory / "model.onnx") as session:
             parity, samples = _parity(reference, session, lowered, images, engine, progress)
-            speed = _speed(recipe, reference, session, golden, progress)
+            speed = _speed(recipe, reference, directory, session, golden, engine, progress)
         parity = parity.judged(recipe.max_drop)
         write_json(directory / "parity.json", parity.to_dict())
         write_json(directory / "samples.json", samples)
@@ -95,8 +96,12 @@ def deploy(
     return Bundle.open(output)
 
 
-def reference_of(recipe: Recipe) -> Reference:
-    """The PyTorch network a recipe asks for."""
+def reference_of(recipe: Recipe, module: nn.Module | None = None) -> Reference:
+    """The network a recipe asks for: of the registry, an ONNX file, or the `module` given."""
+    if module is not None:
+        return module_reference(recipe, module)
+    if recipe.onnx is not None:
+        return onnx_reference(recipe)
     return load_reference(
         recipe.network,
         recipe.weights_source,
@@ -120,6 +125,30 @@ def _named(reference: Reference, images: ImagePlan) -> Reference:
     if reference.class_names or names is None or len(names) != reference.weights.num_classes:
         return reference
     return replace(reference, class_names=names)
+
+
+def _graph(reference: Reference, golden: Golden, recipe: Recipe, progress: Progress) -> Artifact:
+    """The reference as an ONNX graph: exported, or taken over."""
+    names = reference.class_names or ()
+    if isinstance(reference.module, OnnxNetwork):
+        return import_onnx(
+            reference.module,
+            golden,
+            name=reference.name,
+            preprocessing=reference.preprocessing,
+            class_names=names,
+            opset=recipe.opset,
+            progress=progress,
+        )
+    return export(
+        reference.module,
+        golden,
+        network=reference.name,
+        preprocessing=reference.preprocessing,
+        class_names=names,
+        opset=recipe.opset,
+        progress=progress,
+    )
 
 
 def _calibrate(
@@ -167,7 +196,7 @@ def _parity(
         images.parity,
         artifact.golden,
         head=head,
-        names=("pytorch", engine.name),
+        names=(reference.framework, engine.name),
         progress=progress,
     )
     report = with_blocks(report, artifact.model, artifact.golden, engine, progress)
@@ -178,18 +207,31 @@ def _parity(
 
 
 def _speed(
-    recipe: Recipe, reference: Reference, session: Session, golden: Golden, progress: Progress
+    recipe: Recipe,
+    reference: Reference,
+    directory: Path,
+    session: Session,
+    golden: Golden,
+    engine: Engine,
+    progress: Progress,
 ) -> ThroughputReport | None:
-    """The deployed graph beside PyTorch at the batch sizes that will be served most."""
+    """The deployed graph beside what it replaces, at the batch sizes that will be served most."""
     if not recipe.seconds:
         return None
-    return speed_trial(
-        torch_predictor(reference.module),
-        session,
-        golden.inputs,
-        engine=recipe.target,
-        precision=recipe.precision,
-        batches=sorted({recipe.batch.optimum, recipe.batch.maximum}),
-        seconds=recipe.seconds,
-        progress=progress,
-    )
+    with ExitStack() as stack:
+        if reference.framework == "pytorch":
+            predict = torch_predictor(reference.module)
+            baseline = Candidate("pytorch", "torch", "fp32", predict)
+        else:
+            plain = stack.enter_context(engine.session(directory / "reference.onnx"))
+            baseline = Candidate(engine.name, "reference.onnx", "fp32", plain.run)
+        return speed_trial(
+            baseline,
+            session,
+            golden.inputs,
+            engine=engine.name,
+            precision=recipe.precision,
+            batches=sorted({recipe.batch.optimum, recipe.batch.maximum}),
+            seconds=recipe.seconds,
+            progress=progress,
+        )

@@ -52,6 +52,8 @@ class Recipe:
 
     Args:
         network: a registered name; None takes the embedded reference.
+        onnx: an FP32 ONNX file to start from in place of a network's weights; `network` then only
+            says whose preprocessing it shares.
         weights: "embedded", "pretrained[:TAG]", "random[:SEED]" or a path; None means "embedded"
             without a network and "pretrained" with one.
         width: width multiplier of random weights; trained ones know theirs.
@@ -75,6 +77,7 @@ class Recipe:
     """
 
     network: str | None = None
+    onnx: str | None = None
     weights: str | None = None
     width: float | None = None
     num_classes: int | None = None
@@ -115,12 +118,16 @@ class Recipe:
             raise RecipeError(f"max_drop must be 0 to 100 points, not {self.max_drop}")
         if self.max_drop is not None and self.head == "features":
             raise RecipeError("max_drop compares classes; it cannot be asked of --head features")
+        if self.onnx is not None and (self.weights is not None or self.width is not None):
+            raise RecipeError("an ONNX file brings its own weights; leave out weights and width")
         if self.seconds < 0:
             raise RecipeError(f"seconds must not be negative, not {self.seconds}")
 
     @property
     def weights_source(self) -> str:
         """`weights` with its default filled in."""
+        if self.onnx is not None:
+            return self.onnx
         if self.weights is not None:
             return self.weights
         return "embedded" if self.network is None else "pretrained"

@@ -10,7 +10,7 @@ import difflib
 import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 from inception_deploy.checkpoints import Checkpoint, read_checkpoint
 from inception_deploy.embedded import EMBEDDED_DIR
@@ -22,7 +22,14 @@ from inception_deploy.networks.base import Head, PretrainedWeights
 from inception_deploy.preprocess import Interpolation, Preprocessing
 from inception_deploy.random_weights import random_network
 
-__all__ = ["DEFAULT_NETWORK", "Reference", "WeightsInfo", "embedded_networks", "load_reference"]
+__all__ = [
+    "DEFAULT_NETWORK",
+    "Reference",
+    "WeightsInfo",
+    "embedded_networks",
+    "load_reference",
+    "overridden",
+]
 
 DEFAULT_NETWORK = "googlenet"
 
@@ -57,20 +64,34 @@ class Reference:
     """A network ready to be exported and compared with.
 
     Args:
-        spec: the network's facts.
+        spec: the network's facts; None for one that is not of the registry.
         module: in evaluation mode, float32, on the CPU, without gradients, its head selected.
         preprocessing: what its inputs go through; `preprocessing.size` is the input size.
         class_names: in the classifier's order; None where the weights bring none.
         weights: provenance.
         default_data: the built-in data set the weights were trained on, None for other data.
+        called: what a network without a spec is called.
+        framework: what runs it: "pytorch", or "onnx" for a file of the user's own.
     """
 
-    spec: NetworkSpec
+    spec: NetworkSpec | None
     module: InceptionNetwork
     preprocessing: Preprocessing
     class_names: tuple[str, ...] | None
     weights: WeightsInfo
     default_data: str | None = None
+    called: str = ""
+    framework: Literal["pytorch", "onnx"] = "pytorch"
+
+    @property
+    def name(self) -> str:
+        """What the bundle calls the network."""
+        return self.spec.name if self.spec else self.called
+
+    @property
+    def title(self) -> str:
+        """What people call it."""
+        return self.spec.title if self.spec else self.called
 
 
 def embedded_networks() -> tuple[str, ...]:
@@ -135,6 +156,7 @@ def load_reference(
     else:
         reference = _from_path(named, Path(weights).expanduser(), num_classes)
 
+    assert reference.spec is not None, "every source above names a registered network"
     _check_size(reference.spec, image_size)
     if head != "features" and not reference.module.num_classes:
         raise RecipeError(
@@ -142,8 +164,13 @@ def load_reference(
             "ask for --head features"
         )
     reference.module.head = head
-    preprocessing = _overridden(
-        reference.preprocessing, image_size, mean, std, crop_pct, interpolation
+    preprocessing = overridden(
+        reference.preprocessing,
+        image_size=image_size,
+        mean=mean,
+        std=std,
+        crop_pct=crop_pct,
+        interpolation=interpolation,
     )
     return replace(reference, preprocessing=preprocessing)
 
@@ -164,14 +191,21 @@ def _check_size(spec: NetworkSpec, image_size: int | None) -> None:
         )
 
 
-def _overridden(
+def overridden(
     base: Preprocessing,
+    *,
     image_size: int | None,
     mean: Triple | None,
     std: Triple | None,
     crop_pct: float | None,
     interpolation: Interpolation | None,
 ) -> Preprocessing:
+    """`base` with what was asked for in place of its own values.
+
+    Args:
+        mean: RGB, for pixels in 0–1; turned into the order and scale of `base`.
+        std: likewise.
+    """
     if image_size is not None and image_size != base.size:
         base = base.with_size(image_size)
     fields: dict[str, Any] = {}

@@ -138,7 +138,7 @@ def sample_predictions(
 
 
 def speed_trial(
-    reference: Predictor,
+    baseline: Candidate,
     session: Session,
     inputs: FloatArray,
     *,
@@ -148,15 +148,16 @@ def speed_trial(
     seconds: float,
     progress: Progress,
 ) -> ThroughputReport:
-    """Time a session beside the PyTorch reference, in one run.
+    """Time a session beside what it replaces, in one run.
 
     Args:
+        baseline: the PyTorch network, or the graph as it was given.
         inputs: some preprocessed images, float32 (N, 3, H, W); repeated to fill a batch.
         batches: batch sizes to measure.
         seconds: per candidate and batch size.
     """
     candidates = [
-        Candidate("pytorch", "torch", "fp32", reference),
+        baseline,
         Candidate(engine, "model.onnx", precision, session.run, session.load_seconds),
     ]
     return measure(

@@ -36,6 +36,11 @@ def _recipe(path: Path | None, options: dict[str, Any]) -> Recipe:
     help="embedded, pretrained[:TAG], random[:SEED], or a .pth/.pt/.safetensors file, or a folder "
     "with timm's config.json. Default: pretrained with a NETWORK, embedded without.",
 )
+@click.option(
+    "--onnx",
+    metavar="FILE",
+    help="Start from an FP32 ONNX file; a NETWORK named beside it lends its preprocessing.",
+)
 @click.option("--num-classes", type=int, help="Expected classes of a fine-tuned checkpoint.")
 @click.option("--image-size", type=int, help="Side of the square input, pixels.")
 @click.option("--mean", metavar="R,G,B", help="For pixels in 0-1.")
@@ -85,7 +90,7 @@ def command(
         from inception_deploy.pipeline import deploy
     from inception_deploy.cli.summary import print_summary, verdict_exit_code
 
-    if recipe.network is None and recipe.weights is None:
+    if recipe.network is None and recipe.weights is None and recipe.onnx is None:
         terminal.note("no NETWORK named: taking the embedded reference, a small trained GoogLeNet")
     bundle = deploy(
         recipe,

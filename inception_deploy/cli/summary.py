@@ -38,7 +38,8 @@ def print_summary(bundle: Bundle, terminal: Terminal) -> None:
     )
     table = Table(title=title, title_justify="left", title_style="bold")
     table.add_column("")
-    table.add_column("PyTorch FP32", justify="right")
+    made_from = "PyTorch FP32" if parity["reference"] == "pytorch" else "file as given"
+    table.add_column(made_from, justify="right")
     table.add_column("deployed", justify="right")
     table.add_column("change", justify="right")
     for row in [*_parity_rows(parity), *_speed_rows(speed), *_size_rows(manifest)]:

