@@ -21,7 +21,7 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from inception_deploy.fusions._edit import bypass, cannot_bypass, extents, same_shape
-from inception_deploy.fusions._examples import graph
+from inception_deploy.fusions._examples import Weights, graph
 from inception_deploy.fusions.base import Example, Fusion, Phase
 from inception_deploy.graphs import constant_values, is_op, is_output
 from inception_deploy.proof import FP32_BOUND
@@ -155,7 +155,7 @@ _KINDS: Mapping[str, Callable[[gs.Node], bool]] = {
     **dict.fromkeys(("Mul", "Div", "Add", "Sub"), _neutral),
 }
 
-_INTS = {
+_INTS: Weights = {
     "zeros": np.zeros(8, np.int64),
     "starts": np.zeros(2, np.int64),
     "ends": np.array([4, 2**63 - 1], np.int64),
@@ -172,7 +172,7 @@ _INTS = {
     "on": np.array(True),
     "off": np.array(False),
 }
-_FLOATS = {
+_FLOATS: Weights = {
     "one": np.ones((1, 4, 1, 1), np.float32),
     "nothing": np.zeros((), np.float32),
     "wide": np.ones((1, 1, 4, 1, 1), np.float32),

@@ -85,7 +85,13 @@ def test_leaves_a_tidy_graph(fusion: Fusion, example: Example) -> None:
     graph = model.graph
     onnx.checker.check_model(model, full_check=True)
     assert list(graph.input) == list(original.graph.input), "the interface, free batch included"
-    assert list(graph.output) == list(original.graph.output)
+    assert [value.name for value in graph.output] == [v.name for v in original.graph.output]
+    for value, given in zip(graph.output, original.graph.output, strict=True):
+        have, want = value.type.tensor_type, given.type.tensor_type
+        assert have.elem_type == want.elem_type
+        for extent, was in zip(have.shape.dim, want.shape.dim, strict=True):
+            unknown = not was.dim_value and not was.dim_param == "batch"
+            assert unknown or extent == was, "a rewrite may only add to what is known"
 
     used = {name for node in graph.node for name in node.input} | {o.name for o in graph.output}
     assert {tensor.name for tensor in graph.initializer} <= used
