@@ -1,14 +1,16 @@
 """Reading weights from disk, safely: a file or folder → named tensors, never arbitrary objects.
 
 PyTorch files go through `torch.load(weights_only=True)`, so a pickle that asks for anything but
-tensors is refused, not run; NumPy archives are read without pickle, too. Which network the tensors
-are of is for `inception_deploy.matching` to decide.
+tensors is refused, not run; NumPy archives are read without pickle, too, and of Keras's and Caffe's
+files nothing but the arrays. Which network the tensors are of is for `inception_deploy.matching` to
+decide.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import warnings
 from collections.abc import Callable, Mapping
@@ -22,7 +24,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from inception_deploy.caffe_files import read_caffe
 from inception_deploy.errors import CheckpointError
+from inception_deploy.keras_files import read_keras
 
 __all__ = ["Checkpoint", "read_checkpoint"]
 
@@ -45,13 +49,15 @@ FOLDER_FILES = ("model.safetensors", "pytorch_model.bin")
 PLAIN_PICKLES = (b"\x80\x03", b"\x80\x04", b"\x80\x05")
 
 FOREIGN_SUFFIXES = {
-    ".caffemodel": "Caffe weights",
-    ".h5": "Keras weights",
-    ".keras": "a Keras model",
     ".onnx": "an ONNX graph",
     ".pb": "a TensorFlow graph",
     ".tflite": "a TFLite model",
 }
+
+# How TensorFlow's checkpoints end: the format of 2016 in one file, and the newer one's index, are
+# sorted-string tables (leveldb's table_format.md); the newer one's tensors lie in .data files.
+TABLE_MAGIC = bytes.fromhex("57fb808b247547db")
+TABLE_DATA = re.compile(r"\.ckpt(-\d+)?\.(meta|data-\d+-of-\d+)$")
 
 
 @dataclass(frozen=True)
@@ -74,7 +80,10 @@ class Checkpoint:
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """Read `.safetensors`, `.npz`, a PyTorch file, or a folder with weights under timm's names.
+    """Read a weights file, or a folder with one under timm's names.
+
+    `.safetensors`, `.npz`, Keras's `.h5` and `.keras`, Caffe's `.caffemodel`; anything else as
+    PyTorch's.
 
     Raises:
         CheckpointError: for a missing, empty, truncated or foreign file, for a pickle that contains
@@ -89,8 +98,12 @@ def read_checkpoint(path: Path) -> Checkpoint:
             f"{path} is {FOREIGN_SUFFIXES[path.suffix.lower()]}; "
             "convert it to a PyTorch state dict, .safetensors or .npz first"
         )
-    readers: Mapping[str, Callable[[Path], Any]] = {".safetensors": _safetensors, ".npz": _numpy}
-    content = readers.get(path.suffix.lower(), _torch)(path)
+    if _is_tensorflow(path):
+        raise CheckpointError(
+            f"{path} is a TensorFlow checkpoint; convert its variables to .npz with "
+            "tf.train.load_checkpoint where TensorFlow is installed (docs/checkpoints.md)"
+        )
+    content = READERS.get(path.suffix.lower(), _torch)(path)
     if not isinstance(content, Mapping):
         raise CheckpointError(
             f"{path} holds a bare {type(content).__name__}, no state dict; save model.state_dict()"
@@ -149,6 +162,12 @@ def _sha256(path: Path) -> str:
     return digest
 
 
+def _is_tensorflow(path: Path) -> bool:
+    with path.open("rb") as file:
+        file.seek(-min(len(TABLE_MAGIC), path.stat().st_size), os.SEEK_END)
+        return file.read() == TABLE_MAGIC or TABLE_DATA.search(path.name) is not None
+
+
 def _safetensors(path: Path) -> Mapping[str, Any]:
     try:
         return load_file(path)
@@ -194,6 +213,16 @@ def _why_torch_refused(path: Path, message: str) -> str:
             "unpickle it, as that may run code; save the state dict as .safetensors"
         )
     return f"{path} is truncated, corrupt or not a PyTorch checkpoint; fetch or save it again"
+
+
+READERS: Mapping[str, Callable[[Path], Any]] = {
+    ".safetensors": _safetensors,
+    ".npz": _numpy,
+    ".h5": read_keras,
+    ".hdf5": read_keras,
+    ".keras": read_keras,
+    ".caffemodel": read_caffe,
+}
 
 
 def _unwrapped(content: Mapping[Any, Any]) -> tuple[Mapping[Any, Any], str]:

@@ -35,6 +35,7 @@ FOREIGN_KEYS = {
     "features.3.conv.conv.": "Inception v4",
     "repeat_3.0.": "facenet's Inception-ResNet-v1",
     "block1.rep.": "Xception",
+    "conv2d/0/": "another Keras network",
 }
 
 COUNTER = "num_batches_tracked"
@@ -174,6 +175,12 @@ def match(
     classes = _class_count(renamed, spec, layout, num_classes, checkpoint)
     build = {**layout.build, **(build or {})}
     expected = blank(spec, classes, width, build).state_dict()
+    head = {f"{spec.classifier}.weight", f"{spec.classifier}.bias"}
+    if head == {name for name in expected if not name.endswith(COUNTER)} - renamed.keys():
+        raise CheckpointError(
+            f"{path}: {spec.name}, {layout.name} layout, without the classifier, like Keras's "
+            "*_notop files; give the weights with it"
+        )
     state_dict = _checked(renamed, expected, f"{path}: {spec.name}, {layout.name} layout")
     return Match(layout, state_dict, classes, tuple(dropped), background, build)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from benchmarks.peer_networks import noise, randomise
 from inception_deploy.checkpoints import Checkpoint
 from inception_deploy.matching import Match, blank, match
 from inception_deploy.networks import NETWORKS, InceptionNetwork
@@ -28,31 +29,6 @@ BOUND = 1e-5
 """Largest allowed max |ours − theirs| / max |theirs|: float32 sums in another order."""
 
 
-@torch.no_grad()
-def randomise(module: nn.Module, seed: int, gain: float = 1.0) -> None:
-    """Random weights and norm statistics that keep activations of order one; no layer is trivial.
-
-    Depthwise and other linear-to-linear layers get no gain: only a ReLU halves the variance, and
-    networks where one follows every convolution want a gain of 2.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    for layer in module.modules():
-        if isinstance(layer, (nn.Conv2d, nn.Linear)):
-            fan_in = layer.weight[0].numel()
-            layer.weight.normal_(0.0, (gain / fan_in) ** 0.5, generator=generator)
-            if layer.bias is not None:
-                layer.bias.normal_(0.0, 0.2, generator=generator)
-        elif isinstance(layer, (nn.BatchNorm1d, nn.BatchNorm2d, nn.LayerNorm)):
-            layer.weight.uniform_(0.5, 1.5, generator=generator)
-            layer.bias.normal_(0.0, 0.2, generator=generator)
-        if isinstance(layer, (nn.BatchNorm1d, nn.BatchNorm2d)):
-            layer.get_buffer("running_mean").normal_(0.0, 0.2, generator=generator)
-            layer.get_buffer("running_var").uniform_(0.5, 1.5, generator=generator)
-    for name, parameter in module.named_parameters():
-        if name.endswith("gamma"):  # layer scale; signs differ on purpose
-            parameter.normal_(0.0, 0.5, generator=generator)
-
-
 class Drawn(dict[str, Tensor]):
     """The tensors of a checkpoint, drawn when a transcription of its network first asks for one."""
 
@@ -71,11 +47,6 @@ class Drawn(dict[str, Tensor]):
         assert name not in self
         self[name] = torch.rand(shape, generator=self.generator) + 0.5
         return self[name]
-
-
-def noise(side: int, batch: int = 2, channels: int = 3) -> Tensor:
-    """Seeded white noise (batch, channels, side, side)."""
-    return torch.randn(batch, channels, side, side, generator=torch.Generator().manual_seed(4))
 
 
 def loaded(network: str, tensors: dict[str, Tensor]) -> tuple[InceptionNetwork, Match]:

@@ -271,6 +271,6 @@ NETWORKS = (
                 PREPROCESSING, "inception_3a.conv_5x5.conv.weight", "conv1_7x7_s2.conv.weight"
             ),
         ),
-        download="BVLC's bvlc_googlenet.caffemodel, converted to .npz or .safetensors",
+        download="BVLC's bvlc_googlenet.caffemodel",
     ),
 )

@@ -14,6 +14,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from inception_deploy.networks._keras import inception_resnet_v2_layers, keras_layout
 from inception_deploy.networks._slim import inception_resnet_v2_scopes, slim_layout
 from inception_deploy.networks.base import (
     CheckpointLayout,
@@ -301,6 +302,7 @@ NETWORKS = (
                 classifier="classif",
                 size=299,
             ),
+            keras_layout(inception_resnet_v2_layers()),
         ),
         pretrained=(
             PretrainedWeights("tf_in1k", "timm/inception_resnet_v2.tf_in1k", 80.434, SOURCE),

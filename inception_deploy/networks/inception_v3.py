@@ -13,6 +13,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from inception_deploy.networks._keras import inception_v3_layers, keras_layout
 from inception_deploy.networks._slim import inception_v3_scopes, slim_layout
 from inception_deploy.networks.base import (
     CheckpointLayout,
@@ -316,6 +317,7 @@ NETWORKS = (
                 size=299,
                 build={"count_include_pad": False},
             ),
+            keras_layout(inception_v3_layers(), build={"count_include_pad": False}),
         ),
         pretrained=(
             PretrainedWeights("tv_in1k", "timm/inception_v3.tv_in1k", 77.472, SOURCE),

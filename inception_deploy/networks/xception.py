@@ -3,19 +3,22 @@
 Every convolution but the stem's is separable: a depthwise 3×3, then a 1×1, nothing between. The
 PyTorch ports of Keras's weights run batch norm with eps 1e-5 where Keras trained with 1e-3, and pad
 every pool by one on all sides where TensorFlow pads a map of even size on the right and bottom
-only. At 299×299 that is block 3's (74×74). The published PyTorch accuracies are those of the ports,
-so they are the default here.
+only. At 299×299 that is block 2's (74×74). The published PyTorch accuracies are those of the ports,
+so they are the default here; Keras's own files get Keras's network.
 """
 
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Iterator, Sequence
 from functools import partial
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
+from inception_deploy.networks._keras import keras_layout, xception_layers
 from inception_deploy.networks.base import (
     CheckpointLayout,
     ConvNormAct,
@@ -27,7 +30,7 @@ from inception_deploy.networks.base import (
 )
 from inception_deploy.preprocess import Preprocessing
 
-__all__ = ["NETWORKS", "Block", "SeparableConv", "SeparableConvNormAct", "Xception"]
+__all__ = ["NETWORKS", "Block", "SamePool", "SeparableConv", "SeparableConvNormAct", "Xception"]
 
 
 class SeparableConv(nn.Module):
@@ -78,7 +81,7 @@ class Block(nn.Module):
         in_channels: int,
         widths: Sequence[int],
         eps: float,
-        pool: nn.MaxPool2d | None = None,
+        pool: nn.Module | None = None,
         *,
         start_with_relu: bool = True,
     ) -> None:
@@ -105,13 +108,26 @@ class Block(nn.Module):
         return out
 
 
-def _port_pool() -> nn.MaxPool2d:
-    return nn.MaxPool2d(3, stride=2, padding=1)
+class SamePool(nn.Module):
+    """Max pool 3×3/2 padded as TensorFlow's SAME: (N, C, H, W) → (N, C, ⌈H / 2⌉, ⌈W / 2⌉).
+
+    The last window ends one past the map; an odd side is therefore padded by one in front as well,
+    an even one is not. Which it is, the input says; an exported graph has fixed sides and gets one
+    MaxPool node with the padding of its own.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        high, wide = (side % 2 for side in _sides(x))
+        if high == wide:
+            return F.max_pool2d(x, 3, stride=2, padding=high, ceil_mode=not high)
+        return F.max_pool2d(F.pad(x, (wide, 1, high, 1), value=-torch.inf), 3, stride=2)
 
 
-def _same_pool(side: int) -> nn.MaxPool2d:
-    """TensorFlow's SAME for a map of this side: an even one is padded on the right and bottom."""
-    return nn.MaxPool2d(3, stride=2, ceil_mode=True) if side % 2 == 0 else _port_pool()
+def _sides(x: Tensor) -> tuple[int, int]:
+    """Height and width as numbers, in a trace too, which warns that they become constants."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)  # type: ignore[attr-defined]
+        return int(x.shape[2]), int(x.shape[3])
 
 
 class Xception(InceptionNetwork):
@@ -119,8 +135,8 @@ class Xception(InceptionNetwork):
 
     Args:
         eps: of every batch norm; Keras's is 1e-3.
-        same_pools_at: side of the input, pixels, for which pools pad as TensorFlow's SAME; None
-            pads them by one on all sides. Keras's network is `eps=1e-3, same_pools_at=299`.
+        same_pools: pools pad as TensorFlow's SAME instead of by one on all sides. Keras's network
+            is `eps=1e-3, same_pools=True`.
     """
 
     def __init__(
@@ -130,25 +146,21 @@ class Xception(InceptionNetwork):
         dropout: float = 0.0,
         *,
         eps: float = 1e-5,
-        same_pools_at: int | None = None,
+        same_pools: bool = False,
     ) -> None:
         super().__init__()
         self.num_classes = num_classes
         w = partial(scaled, width=width)
-        side = None if same_pools_at is None else (same_pools_at - 1) // 2 - 2
         self.conv1 = ConvNormAct(3, w(32), 3, stride=2, eps=eps)
         self.conv2 = ConvNormAct(w(32), w(64), 3, eps=eps)
 
         channels = w(64)
 
         def block(*widths: int, halve: bool = False, start_with_relu: bool = True) -> Block:
-            nonlocal channels, side
-            pool = None
-            if halve and side is None:
-                pool = _port_pool()
-            elif halve and side is not None:
-                pool = _same_pool(side)
-                side = (side + 1) // 2
+            nonlocal channels
+            pool: nn.Module | None = None
+            if halve:
+                pool = SamePool() if same_pools else nn.MaxPool2d(3, stride=2, padding=1)
             built = Block(
                 channels, [w(c) for c in widths], eps, pool, start_with_relu=start_with_relu
             )
@@ -239,8 +251,12 @@ NETWORKS = (
                 preprocessing=PREPROCESSING,
                 convert=_flat_pointwise,
             ),
+            keras_layout(xception_layers(), build={"eps": 1e-3, "same_pools": True}),
             own_names(PREPROCESSING, "block1.rep.0.conv1.weight", "conv4.conv.pointwise.weight"),
         ),
-        download="Cadene's xception-43020ad28.pth",
+        download=(
+            "Cadene's xception-43020ad28.pth or Keras's "
+            "xception_weights_tf_dim_ordering_tf_kernels.h5"
+        ),
     ),
 )

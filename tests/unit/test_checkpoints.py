@@ -194,11 +194,33 @@ def test_files_that_are_something_else(tmp_path: Path, content: bytes) -> None:
     assert re.search("not a PyTorch checkpoint|no state dict", refusal(path))
 
 
-@pytest.mark.parametrize("suffix", [".onnx", ".h5", ".pb", ".caffemodel"])
+@pytest.mark.parametrize("suffix", [".onnx", ".pb", ".tflite"])
 def test_other_frameworks_files_are_named(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"w{suffix}"
     path.write_bytes(b"anything")
     assert "convert it" in refusal(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("inception_v3.ckpt", b"table, its footer" + bytes.fromhex("57fb808b247547db")),
+        ("model.ckpt-1000.index", b"table, its footer" + bytes.fromhex("57fb808b247547db")),
+        ("model.ckpt-1000.data-00000-of-00001", b"raw tensors"),
+        ("model.ckpt-1000.meta", b"a graph"),
+    ],
+)
+def test_tensorflow_s_checkpoints_are_named(tmp_path: Path, name: str, content: bytes) -> None:
+    path = tmp_path / name
+    path.write_bytes(content)
+    message = refusal(path)
+    assert "TensorFlow checkpoint" in message
+    assert "tf.train.load_checkpoint" in message
+
+
+def test_lightning_s_ckpt_is_no_tensorflow_checkpoint(tmp_path: Path) -> None:
+    content = {"state_dict": {f"model.{name}": tensor for name, tensor in TENSORS.items()}}
+    assert_tensors(read_checkpoint(saved(tmp_path / "epoch=3.ckpt", content)).tensors)
 
 
 class Malicious:

@@ -7,21 +7,26 @@ functions that share nothing with the package, its normalisation and pooling rul
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 import torch
+from caffe_models import caffemodel
 from peers import Drawn, block_outputs, loaded, noise, too_far
 from small_networks import exported, golden_of
 from torch import Tensor
 from torch.nn import functional as F
 
 from inception_deploy.engines import ENGINES
+from inception_deploy.errors import CheckpointError
 from inception_deploy.networks import NETWORKS
 from inception_deploy.networks.googlenet_lrn import LRN
+from inception_deploy.reference import load_reference
 
 SPEC = NETWORKS.get("googlenet_lrn")
 PIXELS = 60.0  # standard deviation of pixels in 0-255: LRN does nothing to values of order one
@@ -115,6 +120,37 @@ def test_every_block_equals_caffe_s(size: int, rename: Callable[[str], str], lay
     names = [name for name, _ in ours.blocks()]
     assert names == list(theirs.blocks)
     assert too_far(names, block_outputs(ours, names, x), [*theirs.blocks.values(), expected]) == {}
+
+
+def layers_of(tensors: Mapping[str, Tensor]) -> dict[str, list[Any]]:
+    """Layer → its blobs, weight first."""
+    layers: dict[str, list[Any]] = {}
+    for name, tensor in tensors.items():
+        layers.setdefault(name.rpartition(".")[0], []).append(tensor.numpy())
+    return layers
+
+
+@pytest.mark.parametrize("legacy", [True, False], ids=["layers", "layer"])
+def test_a_caffemodel_gives_caffe_s_logits(tmp_path: Path, legacy: bool) -> None:
+    theirs, x = Caffe(), noise(64) * PIXELS
+    expected = theirs.logits(x, 1000)
+    path = tmp_path / "bvlc_googlenet.caffemodel"
+    path.write_bytes(caffemodel(layers_of(theirs.tensors), legacy=legacy))
+    reference = load_reference(None, str(path), image_size=64)
+    assert reference.spec is SPEC
+    assert reference.weights.detail == "caffe layout, 1000 classes"
+    with torch.no_grad():
+        assert too_far([], [reference.module(x)], [expected]) == {}
+
+
+def test_a_caffemodel_cut_between_two_layers_lacks_the_rest(tmp_path: Path) -> None:
+    theirs = Caffe()
+    theirs.logits(noise(64), 10)
+    kept = {n: t for n, t in theirs.tensors.items() if not n.startswith("inception_5b/")}
+    path = tmp_path / "cut.caffemodel"
+    path.write_bytes(caffemodel(layers_of(kept)))
+    with pytest.raises(CheckpointError, match=r"12 tensors missing \(inception_5b\.conv_1x1"):
+        load_reference("googlenet_lrn", str(path))
 
 
 def test_auxiliary_classifiers_are_dropped() -> None:

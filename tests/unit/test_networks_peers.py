@@ -12,42 +12,30 @@ from typing import Any
 
 import pretrainedmodels
 import pytest
-import timm
 import torch
-import torchvision
 from peers import block_outputs, layer_counts, loaded, noise, randomise, too_far
 from pytorch_fid import inception as pytorch_fid
 from torch import Tensor, nn
 
+from benchmarks.peer_networks import (
+    pytorch_fid_inception,
+    timm_network,
+    torchvision_googlenet,
+    torchvision_inception_v3,
+)
 from inception_deploy.networks import NETWORKS
 
 
-def torchvision_googlenet() -> Any:
-    return torchvision.models.googlenet(
-        weights=None, aux_logits=True, transform_input=False, init_weights=False
-    )
-
-
-def torchvision_inception_v3(num_classes: int = 1000, aux_logits: bool = True) -> Any:
-    return torchvision.models.inception_v3(
-        weights=None,
-        num_classes=num_classes,
-        aux_logits=aux_logits,
-        transform_input=False,
-        init_weights=False,
-    )
-
-
 def timm_inception_v3() -> Any:
-    return timm.create_model("inception_v3", pretrained=False)
+    return timm_network("inception_v3")
 
 
 def timm_inception_v4() -> Any:
-    return timm.create_model("inception_v4", pretrained=False)
+    return timm_network("inception_v4")
 
 
 def timm_inception_resnet_v2() -> Any:
-    return timm.create_model("inception_resnet_v2", pretrained=False)
+    return timm_network("inception_resnet_v2")
 
 
 def cadene_inception_v4() -> Any:
@@ -56,12 +44,6 @@ def cadene_inception_v4() -> Any:
 
 def cadene_inception_resnet_v2() -> Any:
     return pretrainedmodels.inceptionresnetv2(num_classes=1001, pretrained=None)
-
-
-def pytorch_fid_inception(monkeypatch: pytest.MonkeyPatch) -> Any:
-    weights = torchvision_inception_v3(num_classes=1008, aux_logits=False).state_dict()
-    monkeypatch.setattr(pytorch_fid, "load_state_dict_from_url", lambda *_a, **_k: weights)
-    return pytorch_fid.fid_inception_v3()
 
 
 @dataclass(frozen=True)
@@ -95,8 +77,8 @@ def test_every_block_equals_the_peer_s(peer: Peer) -> None:
     assert too_far(names, block_outputs(ours, names, x), block_outputs(theirs, names, x)) == {}
 
 
-def test_every_block_equals_pytorch_fid_s(monkeypatch: pytest.MonkeyPatch) -> None:
-    theirs = pytorch_fid_inception(monkeypatch).eval()
+def test_every_block_equals_pytorch_fid_s() -> None:
+    theirs = pytorch_fid_inception().eval()
     randomise(theirs, seed=3, gain=2.0)
     ours, found = loaded("inception_v3_fid", theirs.state_dict())
     assert found.layout.name == "pytorch-fid"
@@ -107,7 +89,7 @@ def test_every_block_equals_pytorch_fid_s(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_features_are_those_that_pytorch_fid_compares(monkeypatch: pytest.MonkeyPatch) -> None:
-    theirs = pytorch_fid_inception(monkeypatch)
+    theirs = pytorch_fid_inception()
     randomise(theirs, seed=3, gain=2.0)
     monkeypatch.setattr(pytorch_fid, "fid_inception_v3", lambda: theirs)
     extractor = pytorch_fid.InceptionV3(resize_input=False).eval()

@@ -16,7 +16,7 @@ from inception_deploy.checkpoints import Checkpoint
 from inception_deploy.matching import identify
 from inception_deploy.networks import NETWORKS, InceptionNetwork
 from inception_deploy.networks.base import calibrate_batch_norm
-from inception_deploy.networks.xception import Block, Xception
+from inception_deploy.networks.xception import Block, SamePool, Xception
 from inception_deploy.networks.xception_aligned import XceptionBlock
 
 BOUND = 1e-5  # max |ours - theirs| / max |theirs|
@@ -179,16 +179,17 @@ def test_ports_pad_every_pool_by_one() -> None:
 
 
 @pytest.mark.parametrize("side", [299, 75, 98])
-def test_keras_s_pools_are_tensorflow_s_at_the_given_size(side: int) -> None:
-    module = Xception(width=0.125, same_pools_at=side).eval()
+def test_keras_s_pools_are_tensorflow_s_at_any_size(side: int) -> None:
+    module = Xception(width=0.125, same_pools=True).eval()
     seen: list[int] = []
 
     def compare(_m: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         assert torch.equal(output, same_pool(inputs[0]))
         seen.append(inputs[0].shape[-1])
 
-    for pool in pools(module).values():
-        pool.register_forward_hook(compare)
+    for pool in module.modules():
+        if isinstance(pool, SamePool):
+            pool.register_forward_hook(compare)
     module(noise(side, batch=1))
     assert seen == {299: [147, 74, 37, 19], 75: [35, 18, 9, 5], 98: [46, 23, 12, 6]}[side]
 
@@ -223,14 +224,14 @@ def keras_xception(w: dict[str, Tensor], x: Tensor) -> Tensor:
 
 def test_keras_s_network_is_a_variant_of_the_ports() -> None:
     side = 75
-    module = Xception(num_classes=10, width=0.125, eps=1e-3, same_pools_at=side)
+    module = Xception(num_classes=10, width=0.125, eps=1e-3, same_pools=True)
     randomise(module, seed=5)
     calibrate_batch_norm(module, noise(side, batch=4))
     tensors, x = module.state_dict(), noise(side)
     expected = keras_xception(tensors, x)
     assert relative_errors([module.eval()(x)], [expected])[0] <= BOUND
     for wrong in (
-        Xception(10, 0.125, same_pools_at=side),  # trap: eps
+        Xception(10, 0.125, same_pools=True),  # trap: eps
         Xception(10, 0.125, eps=1e-3),  # trap: pools
     ):
         wrong.load_state_dict(tensors)
