@@ -19,8 +19,8 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
-from inception_deploy.fusions._edit import extents
 from inception_deploy.fusions._examples import Weights, graph
+from inception_deploy.fusions._shapes import extents
 from inception_deploy.fusions.base import Example, Fusion, Phase
 from inception_deploy.graphs import (
     absorb,

@@ -19,8 +19,8 @@ from collections.abc import Iterator
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from inception_deploy.fusions._edit import extents, flattens
 from inception_deploy.fusions._examples import Weights, graph
+from inception_deploy.fusions._shapes import extents, flattens
 from inception_deploy.fusions.base import Example, Fusion, Phase
 from inception_deploy.graphs import constant_values, fresh_name, is_op
 from inception_deploy.proof import FP32_BOUND

@@ -20,8 +20,9 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
-from inception_deploy.fusions._edit import bypass, cannot_bypass, extents, same_shape
+from inception_deploy.fusions._edit import bypass, cannot_bypass
 from inception_deploy.fusions._examples import Weights, graph
+from inception_deploy.fusions._shapes import extents, same_shape
 from inception_deploy.fusions.base import Example, Fusion, Phase
 from inception_deploy.graphs import constant_values, is_op, is_output
 from inception_deploy.proof import FP32_BOUND

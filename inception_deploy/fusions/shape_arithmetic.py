@@ -12,31 +12,18 @@ With the image size fixed, everything but the batch is known before the first ru
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Iterator
 
 import numpy as np
 import onnx_graphsurgeon as gs
-from numpy.typing import NDArray
 
-from inception_deploy.fusions._edit import extents, whole
 from inception_deploy.fusions._examples import Weights, graph
+from inception_deploy.fusions._shapes import INTEGERS, SHAPE_OPS, extents, integers
 from inception_deploy.fusions.base import Example, Fusion, Phase
-from inception_deploy.graphs import constant_values, fresh_name, is_op, is_output, producer
+from inception_deploy.graphs import constant_values, fresh_name, is_op, is_output
 from inception_deploy.proof import FP32_BOUND
 
 __all__ = ["FUSIONS", "ConstantReshape", "KnownShape"]
-
-Values: TypeAlias = NDArray[Any]
-"""Integers; the name of an extent, "batch"; None for anything else that is not known yet."""
-
-ARITHMETIC = {"Add", "Sub", "Mul", "Div"}
-SHAPE_OPS = (
-    *("Shape", "Size", "Gather", "Slice", "Concat", "Squeeze", "Unsqueeze", "Reshape"),
-    *("Cast", "Identity", *sorted(ARITHMETIC)),
-)
-INTEGERS = (np.dtype(np.int32), np.dtype(np.int64))
 
 
 class KnownShape(Fusion):
@@ -59,10 +46,10 @@ class KnownShape(Fusion):
                 continue
             # what only feeds further shape arithmetic goes with it
             last = is_output(graph, tensor) or any(
-                not is_op(user, *SHAPE_OPS) or _integers(user.outputs[0]) is None
+                not is_op(user, *SHAPE_OPS) or integers(user.outputs[0]) is None
                 for user in tensor.outputs
             )
-            if last and _integers(tensor) is not None:
+            if last and integers(tensor) is not None:
                 yield node
 
     def check(self, graph: gs.Graph, anchor: gs.Node) -> str | None:
@@ -73,7 +60,7 @@ class KnownShape(Fusion):
 
     def rewrite(self, graph: gs.Graph, anchor: gs.Node) -> str:
         tensor = anchor.outputs[0]
-        values = _integers(tensor)
+        values = integers(tensor)
         assert values is not None, "check was not asked"
         constant = gs.Constant(f"{tensor.name}:value", values.astype(tensor.dtype))
         anchor.inputs.clear()
@@ -123,120 +110,10 @@ def _target(reshape: gs.Node) -> list[int] | None:
     before, after = extents(reshape.inputs[0]) or [], extents(reshape.outputs[0])
     if after is None:
         return None
-    asked = _values(reshape.inputs[1])
-    words = [None] * len(after) if asked is None or len(asked) != len(after) else asked.tolist()
-    words = _completed(
-        before, [e if isinstance(e, int) else w for e, w in zip(after, words, strict=True)]
-    )
-    target = []
-    for index, (extent, word) in enumerate(zip(after, words, strict=True)):
-        if isinstance(extent, int):
-            target.append(extent)
-        elif isinstance(word, int) and word > 0:
-            target.append(word)
-        else:
-            stays = index < len(before) and before[index] in (extent, word)
-            target.append(0 if stays else -1)
-    return target
-
-
-def _completed(before: list[int | str], words: list[int | str | None]) -> list[int | str | None]:
-    """`words` with a single −1 worked out, where the other extents and their names leave one."""
-    rest = [word for word in words if word != -1]
-    names = sorted(extent for extent in before if isinstance(extent, str))
-    if len(rest) != len(words) - 1 or names != sorted(w for w in rest if isinstance(w, str)):
-        return words
-    size = math.prod(extent for extent in before if isinstance(extent, int))
-    others = math.prod(word for word in rest if isinstance(word, int))
-    if None in rest or not others or size % others:
-        return words
-    return [size // others if word == -1 else word for word in words]
-
-
-def _integers(tensor: gs.Tensor) -> NDArray[np.int64] | None:
-    """All values of an integer tensor of at most one axis, if they are known."""
-    values = _values(tensor)
-    if values is None or not _whole(values):
-        return None
-    return np.asarray(values, np.int64)
-
-
-def _whole(values: Values) -> bool:
-    return all(isinstance(value, int) for value in values.flat)
-
-
-def _values(tensor: gs.Tensor, depth: int = 64) -> Values | None:
-    """What is known of an integer tensor of at most one axis; None where nothing is."""
-    constant = constant_values(tensor)
-    if constant is not None:
-        small = constant.dtype in INTEGERS and constant.ndim <= 1
-        return constant.astype(np.object_) if small else None
-    node = producer(tensor)
-    if node is None or not depth or not is_op(node, *SHAPE_OPS):
-        return None
-    if node.op in ("Shape", "Size"):
-        return _measured(node)
-    if tensor.dtype not in INTEGERS:
-        return None  # a Cast to float: what happens there is no longer exact
-    given = [None if t.is_empty() else _values(t, depth - 1) for t in node.inputs]
-    if any(v is None and not t.is_empty() for v, t in zip(given, node.inputs, strict=True)):
-        return None
-    return _computed(node, [v for v in given if v is not None])
-
-
-def _measured(node: gs.Node) -> Values | None:
-    shape = extents(node.inputs[0])
-    if shape is None:
-        return None
-    if node.op == "Size":
-        return np.array(math.prod(map(int, shape)) if whole(shape) else None, np.object_)
-    start, end = node.attrs.get("start", 0), node.attrs.get("end", len(shape))
-    return np.array(shape[start:end], np.object_)
-
-
-def _computed(node: gs.Node, given: Sequence[Values]) -> Values | None:
-    """One step of shape arithmetic, element by element."""
-    first = given[0]
-    if node.op in ("Cast", "Identity"):
-        return first
-    if node.op in ("Squeeze", "Unsqueeze", "Reshape"):
-        rank = len(extents(node.outputs[0]) or ()) if node.outputs[0].shape is not None else 2
-        return first.reshape([-1] * rank) if rank < 2 and (rank or first.size == 1) else None
-    if node.op == "Concat":
-        return np.concatenate(given) if all(v.ndim == 1 for v in given) else None
-    if node.op in ARITHMETIC:
-        return _arithmetic(node.op, first, given[1])
-    if not all(map(_whole, given[1:])):
-        return None
-    if node.op == "Gather":
-        index = given[1].astype(np.int64)
-        return np.asarray(first[index], np.object_) if first.ndim == 1 else None
-    return _sliced(node, given)
-
-
-def _arithmetic(op: str, left: Values, right: Values) -> Values | None:
-    left, right = np.broadcast_arrays(left, right)
-    result = np.empty(left.shape, np.object_)
-    for place in np.ndindex(left.shape):
-        a: Any = left[place]
-        b: Any = right[place]
-        if not (isinstance(a, int) and isinstance(b, int)):
-            continue
-        if op == "Div":
-            if b == 0:
-                return None
-            result[place] = abs(a) // abs(b) * (1 if (a < 0) == (b < 0) else -1)
-        else:
-            result[place] = {"Add": a + b, "Sub": a - b, "Mul": a * b}[op]
-    return result
-
-
-def _sliced(node: gs.Node, given: Sequence[Values]) -> Values | None:
-    if len(given) != len(node.inputs) or given[0].ndim != 1 or len(given[1]) != 1:
-        return None
-    start, end = int(given[1][0]), int(given[2][0])
-    step = int(given[4][0]) if len(given) > 4 else 1
-    return given[0][start:end:step] if step > 0 else None
+    return [
+        extent if isinstance(extent, int) else 0 if before[index : index + 1] == [extent] else -1
+        for index, extent in enumerate(after)
+    ]
 
 
 _CONSTANTS: Weights = {
