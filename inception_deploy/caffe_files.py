@@ -36,10 +36,10 @@ SCHEMA: dict[str, dict[str, tuple[int, str, bool]]] = {
         "shape": (7, "BlobShape", False),
         "double_data": (8, "double", True),
     },
-    "LayerParameter": {"name": (1, "string", False), "blobs": (7, "BlobProto", True)},
-    "V1LayerParameter": {"name": (4, "string", False), "blobs": (6, "BlobProto", True)},
+    "LayerParameter": {"name": (1, "bytes", False), "blobs": (7, "BlobProto", True)},
+    "V1LayerParameter": {"name": (4, "bytes", False), "blobs": (6, "BlobProto", True)},
     "NetParameter": {
-        "name": (1, "string", False),
+        "name": (1, "bytes", False),
         "layers": (2, "V1LayerParameter", True),
         "layer": (100, "LayerParameter", True),
     },
@@ -92,7 +92,7 @@ def read_caffe(path: Path) -> dict[str, Tensor]:
     for layer in (*net.layers, *net.layer):
         for index, blob in enumerate(layer.blobs):
             role = ROLES[index] if index < len(ROLES) else str(index)
-            name = f"{layer.name}.{role}"
+            name = f"{layer.name.decode('utf-8', 'replace')}.{role}"
             tensors[name] = _tensor(blob, role, f"{path}: '{name}'")
     if not tensors:
         raise CheckpointError(

@@ -19,7 +19,7 @@ import io
 import re
 import zipfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -55,7 +55,7 @@ def read_keras(path: Path) -> dict[str, Tensor]:
             file, and layers of a kind these networks do not have.
     """
     try:
-        layers = _layers(path)
+        return _named(_layers(path), path)
     except CheckpointError:
         raise
     except Exception as error:  # a damaged file can raise anything
@@ -63,6 +63,9 @@ def read_keras(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(
             f"{path} is truncated, damaged or no Keras file ({reason}); fetch or save it again"
         ) from error
+
+
+def _named(layers: Iterable[tuple[str, Arrays]], path: Path) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
     seen: Counter[str] = Counter()
     for name, arrays in layers:
@@ -91,9 +94,9 @@ def _layers(path: Path) -> list[tuple[str, Arrays]]:
     with h5py.File(source, "r") as file:
         root = file.get("model_weights", file)
         if "layer_names" in root.attrs or "layer_names0" in root.attrs:
-            found = list(_legacy(root))
+            found = list(_legacy(root, path))
         elif "layers" in root:
-            found = list(_numbered(root["layers"]))
+            found = list(_numbered(root["layers"], path))
         else:
             inside = ", ".join(list(root)[:3]) or "nothing"
             raise CheckpointError(
@@ -103,10 +106,11 @@ def _layers(path: Path) -> list[tuple[str, Arrays]]:
     return [(name, arrays) for name, arrays in found if arrays]
 
 
-def _legacy(root: Any) -> Iterator[tuple[str, Arrays]]:
+def _legacy(root: Any, path: Path) -> Iterator[tuple[str, Arrays]]:
     for name in _attribute(root, "layer_names"):
         layer = root[name]
-        yield name, [_array(layer[weight]) for weight in _attribute(layer, "weight_names")]
+        weights = _attribute(layer, "weight_names")
+        yield name, [_array(layer[weight], root, path) for weight in weights]
 
 
 def _attribute(group: Any, name: str) -> list[str]:
@@ -121,15 +125,14 @@ def _attribute(group: Any, name: str) -> list[str]:
     return [v.decode("utf-8") if isinstance(v, bytes) else str(v) for v in values]
 
 
-def _numbered(layers: Any) -> Iterator[tuple[str, Arrays]]:
+def _numbered(layers: Any, path: Path) -> Iterator[tuple[str, Arrays]]:
     for name in sorted(layers, key=_class_and_number):
         arrays = layers[name].get("vars", {})
         if "layers" in layers[name]:
             raise CheckpointError(
-                f"{layers.file.filename}: layer '{name}' is a model inside the model; save that "
-                f"one by itself"
+                f"{path}: layer '{name}' is a model inside the model; save that one by itself"
             )
-        yield name, [_array(arrays[key]) for key in sorted(arrays, key=int)]
+        yield name, [_array(arrays[key], layers, path) for key in sorted(arrays, key=int)]
 
 
 def _class_and_number(name: str) -> tuple[str, int]:
@@ -138,10 +141,10 @@ def _class_and_number(name: str) -> tuple[str, int]:
     return kind, int(number or 0)
 
 
-def _array(dataset: Any) -> NDArray[Any]:
-    if dataset.external or dataset.is_virtual:
+def _array(dataset: Any, root: Any, path: Path) -> NDArray[Any]:
+    elsewhere = dataset.file.filename != root.file.filename
+    if elsewhere or dataset.external or dataset.is_virtual:
         raise CheckpointError(
-            f"{dataset.file.filename}: '{dataset.name}' lies in another file; save the weights "
-            "into one"
+            f"{path}: '{dataset.name}' lies in another file; save the weights into one"
         )
     return np.asarray(dataset[()])

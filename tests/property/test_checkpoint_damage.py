@@ -7,9 +7,11 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 import torch
+from caffe_models import caffemodel
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save
@@ -30,12 +32,30 @@ def _pytorch(zipped: bool) -> bytes:
     return buffer.getvalue()
 
 
+def _keras() -> bytes:
+    buffer = io.BytesIO()
+    with h5py.File(buffer, "w") as file:
+        file.attrs["layer_names"] = [b"dense"]
+        file.create_group("dense").attrs["weight_names"] = [b"kernel", b"bias"]
+        file["dense/kernel"] = TENSORS["conv.weight"].numpy()
+        file["dense/bias"] = TENSORS["fc.bias"].numpy()
+    return buffer.getvalue()
+
+
+def _caffe() -> bytes:
+    # one layer: a prefix that ends between two would be a whole, smaller file
+    weight, bias = (tensor.numpy() for tensor in TENSORS.values())
+    return caffemodel({"fc": [weight, bias]})
+
+
 TENSORS = {"conv.weight": torch.arange(300.0).reshape(3, 100), "fc.bias": torch.ones(5)}
 FILES = {
     "zip.pth": _pytorch(zipped=True),
     "pickle.pth": _pytorch(zipped=False),
     "tensors.safetensors": save(TENSORS),
     "tensors.npz": _numpy(),
+    "weights.h5": _keras(),
+    "weights.caffemodel": _caffe(),
 }
 
 
