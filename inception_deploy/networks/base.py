@@ -21,6 +21,7 @@ __all__ = [
     "NetworkBuilder",
     "NetworkSpec",
     "PretrainedWeights",
+    "PublishedAccuracy",
     "StateDict",
     "calibrate_batch_norm",
     "output_channels",
@@ -265,6 +266,26 @@ class PretrainedWeights:
 
 
 @dataclass(frozen=True)
+class PublishedAccuracy:
+    """ImageNet top-1 of one set of weights, as somebody measured and printed it.
+
+    Args:
+        weights: whose they are.
+        fp32: top-1 in percent, before quantisation.
+        source: where it is printed.
+        int8: top-1 in percent, of the same weights quantised by `method`; None where only the
+            first is printed.
+        method: how they were quantised, and for what.
+    """
+
+    weights: str
+    fp32: float
+    source: str
+    int8: float | None = None
+    method: str = ""
+
+
+@dataclass(frozen=True)
 class NetworkSpec:
     """The facts of one network.
 
@@ -284,6 +305,8 @@ class NetworkSpec:
         download: the published weights file to fetch by hand where the hub has none; None where
             nobody has published any.
         num_classes: of the published weights.
+        published: accuracies that were published of these and of other weights, those to quote
+            first; a hub's are in `pretrained`.
         size_step: sides must be multiples of it, for networks whose strides do not fit all sizes.
     """
 
@@ -301,6 +324,7 @@ class NetworkSpec:
     download: str | None = None
     num_classes: int = 1000
     size_step: int = 1
+    published: tuple[PublishedAccuracy, ...] = ()
 
     @property
     def input_size(self) -> int:

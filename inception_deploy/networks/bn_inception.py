@@ -16,11 +16,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from inception_deploy.networks._published import CADENE, OSMR
 from inception_deploy.networks.base import (
     CheckpointLayout,
     ConvNormAct,
     InceptionNetwork,
     NetworkSpec,
+    PublishedAccuracy,
     output_channels,
     own_names,
     scaled,
@@ -231,5 +233,9 @@ NETWORKS = (
             ),
         ),
         download="Cadene's bn_inception-52deb4733.pth",
+        published=(
+            PublishedAccuracy("Cadene", 73.524, CADENE),
+            PublishedAccuracy("osmr", 74.63, OSMR),
+        ),
     ),
 )

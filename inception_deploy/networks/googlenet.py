@@ -13,12 +13,21 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from inception_deploy.networks._published import (
+    FBGEMM,
+    INC_3_1,
+    PTQ_CPU,
+    PTQ_DPU,
+    TORCHVISION_FACTS,
+    VITIS,
+)
 from inception_deploy.networks._slim import googlenet_scopes, slim_layout
 from inception_deploy.networks.base import (
     CheckpointLayout,
     ConvNormAct,
     InceptionNetwork,
     NetworkSpec,
+    PublishedAccuracy,
     output_channels,
     scaled,
 )
@@ -186,5 +195,10 @@ NETWORKS = (
             ),
         ),
         download="torchvision's googlenet-1378be20.pth",
+        published=(
+            PublishedAccuracy("torchvision", 69.778, TORCHVISION_FACTS, 69.826, FBGEMM),
+            PublishedAccuracy("TF-slim", 69.74, INC_3_1, 70.45, PTQ_CPU),
+            PublishedAccuracy("TF-slim", 69.76, VITIS, 67.94, PTQ_DPU),
+        ),
     ),
 )

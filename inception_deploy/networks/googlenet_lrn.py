@@ -16,10 +16,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from inception_deploy.networks._published import BVLC, INC_3_1, NNCF, NNCF_TESTS, PTQ_ORT
 from inception_deploy.networks.base import (
     CheckpointLayout,
     InceptionNetwork,
     NetworkSpec,
+    PublishedAccuracy,
     output_channels,
     own_names,
     scaled,
@@ -272,5 +274,11 @@ NETWORKS = (
             ),
         ),
         download="BVLC's bvlc_googlenet.caffemodel",
+        published=(
+            PublishedAccuracy("ONNX model zoo googlenet-12", 67.79, INC_3_1, 67.69, PTQ_ORT),
+            PublishedAccuracy("ONNX model zoo inception-v1-12", 67.24, INC_3_1, 67.23, PTQ_ORT),
+            PublishedAccuracy("ONNX model zoo googlenet-12", 66.67, NNCF_TESTS, 66.36, NNCF),
+            PublishedAccuracy("BVLC", 68.7, BVLC),
+        ),
     ),
 )

@@ -14,12 +14,14 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from inception_deploy.networks._published import OSMR
 from inception_deploy.networks.base import (
     CheckpointLayout,
     ConvNormAct,
     Fork,
     InceptionNetwork,
     NetworkSpec,
+    PublishedAccuracy,
     output_channels,
     scaled,
 )
@@ -275,5 +277,6 @@ NETWORKS = (
             ),
         ),
         download="facenet-pytorch's 20180402-114759-vggface2.pt",
+        published=(PublishedAccuracy("osmr inceptionresnetv1-0480", 80.37, OSMR),),
     ),
 )

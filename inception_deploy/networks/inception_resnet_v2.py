@@ -15,6 +15,17 @@ import torch
 from torch import Tensor, nn
 
 from inception_deploy.networks._keras import inception_resnet_v2_layers, keras_layout
+from inception_deploy.networks._published import (
+    CADENE,
+    INC_2_1,
+    INC_3_1,
+    NNCF,
+    NNCF_TESTS,
+    PTQ_CPU,
+    PTQ_CPU_2021,
+    PTQ_DPU,
+    VITIS,
+)
 from inception_deploy.networks._slim import inception_resnet_v2_scopes, slim_layout
 from inception_deploy.networks.base import (
     CheckpointLayout,
@@ -22,6 +33,7 @@ from inception_deploy.networks.base import (
     InceptionNetwork,
     NetworkSpec,
     PretrainedWeights,
+    PublishedAccuracy,
     output_channels,
     scaled,
 )
@@ -309,6 +321,13 @@ NETWORKS = (
             PretrainedWeights(
                 "tf_ens_adv_in1k", "timm/inception_resnet_v2.tf_ens_adv_in1k", 79.998, SOURCE
             ),
+        ),
+        published=(
+            PublishedAccuracy("TF-slim", 80.40, INC_3_1, 80.25, PTQ_CPU),
+            PublishedAccuracy("Keras", 80.40, INC_2_1, 80.35, PTQ_CPU_2021),
+            PublishedAccuracy("timm tf_in1k", 80.448, NNCF_TESTS, 80.422, NNCF),
+            PublishedAccuracy("TF-slim", 80.37, VITIS, 79.46, PTQ_DPU),
+            PublishedAccuracy("Cadene", 80.170, CADENE),
         ),
     ),
 )

@@ -14,6 +14,18 @@ import torch
 from torch import Tensor, nn
 
 from inception_deploy.networks._keras import inception_v3_layers, keras_layout
+from inception_deploy.networks._published import (
+    FBGEMM,
+    INC_2_1,
+    INC_3_1,
+    NNCF,
+    NNCF_TESTS,
+    PTQ_CPU,
+    PTQ_CPU_2021,
+    PTQ_DPU,
+    TORCHVISION_FACTS,
+    VITIS,
+)
 from inception_deploy.networks._slim import inception_v3_scopes, slim_layout
 from inception_deploy.networks.base import (
     CheckpointLayout,
@@ -21,6 +33,7 @@ from inception_deploy.networks.base import (
     InceptionNetwork,
     NetworkSpec,
     PretrainedWeights,
+    PublishedAccuracy,
     output_channels,
     scaled,
 )
@@ -324,6 +337,13 @@ NETWORKS = (
             PretrainedWeights("tf_in1k", "timm/inception_v3.tf_in1k", 77.866, SOURCE),
             PretrainedWeights("tf_adv_in1k", "timm/inception_v3.tf_adv_in1k", 77.598, SOURCE),
             PretrainedWeights("gluon_in1k", "timm/inception_v3.gluon_in1k", 78.806, SOURCE),
+        ),
+        published=(
+            PublishedAccuracy("torchvision", 77.294, TORCHVISION_FACTS, 77.176, FBGEMM),
+            PublishedAccuracy("TF-slim", 76.75, INC_3_1, 76.72, PTQ_CPU),
+            PublishedAccuracy("Keras", 77.83, INC_2_1, 77.73, PTQ_CPU_2021),
+            PublishedAccuracy("timm tf_in1k", 77.860, NNCF_TESTS, 77.748, NNCF),
+            PublishedAccuracy("TF-slim", 77.98, VITIS, 77.35, PTQ_DPU),
         ),
     ),
 )

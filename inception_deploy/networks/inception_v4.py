@@ -14,6 +14,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from inception_deploy.networks._published import CADENE, INC_3_1, PTQ_CPU, PTQ_DPU, VITIS
 from inception_deploy.networks._slim import inception_v4_scopes, slim_layout
 from inception_deploy.networks.base import (
     CheckpointLayout,
@@ -22,6 +23,7 @@ from inception_deploy.networks.base import (
     InceptionNetwork,
     NetworkSpec,
     PretrainedWeights,
+    PublishedAccuracy,
     output_channels,
     scaled,
 )
@@ -311,5 +313,10 @@ NETWORKS = (
             ),
         ),
         pretrained=(PretrainedWeights("tf_in1k", "timm/inception_v4.tf_in1k", 80.144, SOURCE),),
+        published=(
+            PublishedAccuracy("TF-slim", 80.27, INC_3_1, 80.13, PTQ_CPU),
+            PublishedAccuracy("TF-slim", 80.18, VITIS, 79.28, PTQ_DPU),
+            PublishedAccuracy("Cadene", 80.062, CADENE),
+        ),
     ),
 )

@@ -19,11 +19,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from inception_deploy.networks._keras import keras_layout, xception_layers
+from inception_deploy.networks._published import CADENE, INC_2_1, PTQ_CPU_2021
 from inception_deploy.networks.base import (
     CheckpointLayout,
     ConvNormAct,
     InceptionNetwork,
     NetworkSpec,
+    PublishedAccuracy,
     StateDict,
     own_names,
     scaled,
@@ -257,6 +259,11 @@ NETWORKS = (
         download=(
             "Cadene's xception-43020ad28.pth or Keras's "
             "xception_weights_tf_dim_ordering_tf_kernels.h5"
+        ),
+        published=(
+            PublishedAccuracy("Keras", 78.94, INC_2_1, 78.43, PTQ_CPU_2021),
+            PublishedAccuracy("Cadene", 78.888, CADENE),
+            PublishedAccuracy("Cadene", 79.058, "timm results-imagenet.csv, 2025-10"),
         ),
     ),
 )
