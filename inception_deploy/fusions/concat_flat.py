@@ -161,8 +161,12 @@ def _join(graph: gs.Graph, concat: gs.Node, run: _Run) -> str:
     split, count = run.split, len(run.pieces)
     inputs = list(concat.inputs)
     if not run.everything:
-        inputs[run.first : run.first + count] = [_joined(graph, run)]
+        inputs[run.first : run.first + count] = [piece := _joined(graph, run)]
         concat.inputs = inputs
+        if len(inputs) == 1:  # the concatenation's name is the one to keep
+            split.outputs[list(split.outputs).index(piece)] = concat.outputs[0]
+            concat.inputs.clear()
+            concat.outputs = []
         return f"{count} of the pieces of '{split.name}' stay one"
     inputs[run.first : run.first + count] = [split.inputs[0]]
     split.inputs.clear()
@@ -246,6 +250,18 @@ _EXAMPLES = (
                 relu = Relu(a)
                 output = {_CONCAT}(relu, b, c)""",
             _SIZES,
+        ),
+        applied=1,
+    ),
+    Example(
+        "neighbours and nothing else",
+        graph(
+            f"""{_PIECES}
+                both = {_CONCAT}(b, c)
+                left = Relu(a)
+                output = {_CONCAT}(both, left)""",
+            _SIZES,
+            outputs=("output", "both"),
         ),
         applied=1,
     ),

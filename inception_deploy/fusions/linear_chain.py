@@ -71,7 +71,7 @@ class LinearChain(Fusion):
         if reason := used_elsewhere(graph, anchor.outputs[0], second):
             return f"its output {reason}"
         if _separable(anchor, second) or _separable(second, anchor):
-            return f"a separable convolution with '{second.name}': composing it would cost more"
+            return f"a separable convolution with '{second.name}': such cost more when composed"
         for conv in (anchor, second):
             if reason := constants_problem(conv) or sharing_problem(conv):
                 return reason
@@ -129,10 +129,10 @@ def _is_pointwise(conv: gs.Node) -> bool:
 
 
 def _separable(depthwise: gs.Node, pointwise: gs.Node) -> bool:
-    """One filter or more per channel, of more than one place, and several pointwise filters."""
+    """One filter or more per channel, of more than one place, and a 1×1 convolution."""
     group, kernel = depthwise.attrs.get("group", 1), kernel_of(depthwise) or ()
     spreads = group > 1 and depthwise.inputs[1].shape[1] == 1 and set(kernel) != {1}
-    return spreads and _is_pointwise(pointwise) and pointwise.inputs[1].shape[0] > 1
+    return spreads and _is_pointwise(pointwise)
 
 
 def _why_inexact(first: gs.Node, second: gs.Node) -> str | None:
@@ -280,7 +280,7 @@ _EXAMPLES = (
             _WEIGHTS,
         ),
         applied=0,
-        refused="a separable convolution with 'output': composing it would cost more",
+        refused="a separable convolution with 'output': such cost more when composed",
     ),
     Example(
         "a separable convolution, the other way round",

@@ -13,8 +13,9 @@ Inception v3. The multiply-adds are the same.
 A pool that `pool_projection` would move behind a smaller 1×1 convolution is moved first, by the
 same rewrite, and then replaced; so both may run in any order, and this one alone does both.
 
-A pool with a batch norm or a scale as a neighbour stays: a convolution in its place could be folded
-with it, after the turn of the rewrites that do. 1 / (kh · kw) is rounded to float32 once.
+A pool with a batch norm or a scale as a neighbour, or one channel only, stays: a convolution in its
+place could be folded with others, after the turn of the rewrites that do. 1 / (kh · kw) is rounded
+to float32 once.
 """
 
 from __future__ import annotations
@@ -28,14 +29,13 @@ from numpy.typing import NDArray
 from inception_deploy.fusions._examples import Weights, graph
 from inception_deploy.fusions._linear import is_padded, spatial
 from inception_deploy.fusions.base import Example, Fusion, Phase
-from inception_deploy.fusions.pool_projection import PoolProjection, counts_padding
+from inception_deploy.fusions.pool_projection import PoolProjection, affine_before, counts_padding
 from inception_deploy.graphs import (
     absorb,
     constant_values,
     fresh_name,
     is_op,
     is_output,
-    producer,
     used_elsewhere,
 )
 from inception_deploy.proof import FP32_BOUND
@@ -71,9 +71,10 @@ class PoolAsConv(Fusion):
             return "it rounds its size up: the last window may hang over the edge"
         if not isinstance(shape[1], int):
             return "the number of its channels is only known at run time"
-        before = producer(anchor.inputs[0])
-        if before is not None and is_op(before, "BatchNormalization"):
-            return f"it follows '{before.name}' (BatchNormalization), which could be folded into it"
+        if shape[1] == 1:
+            return "it has one channel: a convolution in its place would not be depthwise"
+        if (before := affine_before(anchor)) is not None:
+            return f"it follows '{before.name}' ({before.op}), which could be folded into it"
         absorbed = _bias_behind(graph, anchor)
         result = anchor.outputs[0] if absorbed is None else absorbed[0].outputs[0]
         for user in result.outputs:
@@ -253,6 +254,12 @@ _EXAMPLES = (
         ),
         applied=0,
         refused="'output' (BatchNormalization) follows",
+    ),
+    Example(
+        "one channel",
+        graph(f"output = {_POOL}", {}, shape="batch, 1, 6, 6"),
+        applied=0,
+        refused="it has one channel",
     ),
     Example(
         "channels known at run time",

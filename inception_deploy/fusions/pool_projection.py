@@ -16,8 +16,9 @@ The multiply-adds of the convolution stay, the pool has c' < c channels to read,
 The pool branch of Inception modules is of this shape: 192 channels become 32 in Inception v3's
 first one.
 
-A pool right behind a convolution or batch norm stays: moved there, the 1×1 convolution would be a
-neighbour of another linear node, after the turn of the rewrites that join such.
+A pool right behind a convolution, a batch norm or the input's normalisation stays: moved there, the
+1×1 convolution would be a neighbour of another linear node, after the turn of the rewrites that
+join such.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from collections.abc import Iterator
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from inception_deploy.fusions._channels import follow
 from inception_deploy.fusions._examples import Weights, graph
 from inception_deploy.fusions._linear import (
     constants_problem,
@@ -68,8 +70,8 @@ class PoolProjection(Fusion):
             return reason
         if not _keeps_size(anchor):
             return "it changes the size of its input: the convolution would have more to do"
-        before = producer(anchor.inputs[0])
-        if before is not None and is_op(before, "Conv", "BatchNormalization"):
+        before = affine_before(anchor) or _convolution_before(anchor)
+        if before is not None:
             return f"it follows '{before.name}' ({before.op}), which is linear too"
         filters, channels = conv.inputs[1].shape[0], anchor.inputs[0].shape[1]
         if not isinstance(channels, int) or filters >= channels:
@@ -106,6 +108,21 @@ class PoolProjection(Fusion):
 def counts_padding(pool: gs.Node) -> bool:
     """Whether zeros around the image are part of the averages."""
     return bool(pool.attrs.get("count_include_pad", 0)) and is_padded(pool)
+
+
+def affine_before(pool: gs.Node) -> gs.Node | None:
+    """The batch norm, or the last node of the input's normalisation, whose output `pool` reads."""
+    source = pool.inputs[0]
+    before = producer(source)
+    if before is None or is_op(before, "BatchNormalization"):
+        return before
+    found = follow(source)
+    return before if found is not None and found.nodes else None
+
+
+def _convolution_before(pool: gs.Node) -> gs.Node | None:
+    before = producer(pool.inputs[0])
+    return before if before is not None and is_op(before, "Conv") else None
 
 
 def _projection(pool: gs.Node) -> gs.Node | None:
@@ -301,6 +318,15 @@ _EXAMPLES = (
         graph(f"before = Conv(input, V)\n{_branch(_POOL).replace('input', 'before')}", _WEIGHTS),
         applied=0,
         refused="it follows 'before' (Conv), which is linear too",
+    ),
+    Example(
+        "behind the input's normalisation",
+        graph(
+            f"scaled = Mul(input, s)\n{_branch(_POOL).replace('input', 'scaled')}",
+            {**_WEIGHTS, "s": (4, 1, 1)},
+        ),
+        applied=0,
+        refused="it follows 'scaled' (Mul), which is linear too",
     ),
     Example(
         "weights computed at run time",
