@@ -11,7 +11,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 from unittest import mock
@@ -152,6 +152,9 @@ class Origin(Protocol):
     @property
     def layout(self) -> str: ...
 
+    @property
+    def size(self) -> int: ...
+
     def sample(self, folder: Path) -> Sample:
         """Random weights, saved in `folder` as this origin saves them."""
 
@@ -272,11 +275,12 @@ class KerasOrigin:
 
 
 KERAS = (
-    # sides that give maps of even and of odd size before each pool
+    # sides that give maps of even and of odd size before the pools
     KerasOrigin("xception", "Xception", 96),
     KerasOrigin("inception_v3", "InceptionV3", 96),
     KerasOrigin("inception_resnet_v2", "InceptionResNetV2", 96),
 )
+KERAS_3 = tuple(replace(origin, format=".weights.h5") for origin in KERAS)
 
 
 def _torchvision(network: str, size: int, build: Callable[[], Any]) -> TorchOrigin:
@@ -339,4 +343,5 @@ ORIGINS: tuple[Origin, ...] = (
         pytorch_fid_inception,
     ),
     *KERAS,
+    *KERAS_3,
 )
