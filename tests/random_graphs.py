@@ -263,11 +263,22 @@ def _lrn(build: Builder, source: str) -> str:
 
 def _nothing(build: Builder, source: str) -> str:
     """What computes nothing."""
-    kind = build.one_of("Identity", "Dropout", "Mul", "Add", "Reshape")
+    kind = build.one_of("Identity", "Dropout", "Mul", "Add", "Reshape", "Slice")
+    if kind == "Slice":  # the map cut to its own height, asked for at run time
+        height = _measured(build, source, 2)
+        starts, axes = build.constant(np.array([0])), build.constant(np.array([2]))
+        return build.node("Slice", source, starts, height, axes)
     if kind in ("Identity", "Dropout"):
         return build.node(kind, source)
     value = np.array([0, *build.shapes[source]]) if kind == "Reshape" else np.float32(kind == "Mul")
     return build.node(kind, source, build.constant(value))
+
+
+def _measured(build: Builder, source: str, axis: int) -> str:
+    """The extent of an axis, as a tensor of one integer; not among the images."""
+    name = build.node("Shape", source, start=axis, end=axis + 1)
+    del build.shapes[name]
+    return name
 
 
 def _normalised(build: Builder) -> str:
@@ -305,23 +316,33 @@ def _head(build: Builder, source: str) -> str:
     if kind in ("ReduceMean", "AveragePool", "GlobalAveragePool") and build.draw(st.booleans()):
         tensor, features = _pointwise(build, tensor, 3), 3
     if kind != "dropped":
-        way = (
-            build.one_of("Flatten", "Reshape")
-            if kind == "none"
-            else build.one_of("Flatten", "Reshape", "Squeeze")
-        )
-        target = {"Reshape": [0, -1], "Squeeze": [2, 3]}.get(way)
-        more = [] if target is None else [build.constant(np.array(target))]
-        tensor = build.node(way, tensor, *more, shape=(features, 0, 0))
+        ways = ("Flatten", "Reshape", "view", *(["Squeeze"] if kind != "none" else []))
+        tensor = _flat(build, tensor, features, build.one_of(*ways))
     linear = build.one_of("none", "Gemm", "transposed", "MatMul")
     if linear == "none":
         return tensor
+    build.shapes[tensor] = (3, 0, 0)
     if linear == "MatMul":
         tensor = build.node("MatMul", tensor, build.weight((features, 3)))
-        return build.node("Add", tensor, build.weight((3,)))
-    across = int(linear == "transposed")
-    weights = build.weight((3, features) if across else (features, 3))
-    return build.node("Gemm", tensor, weights, build.weight((3,)), transB=across)
+        tensor = build.node("Add", tensor, build.weight((3,)))
+    else:
+        across = int(linear == "transposed")
+        weights = build.weight((3, features) if across else (features, 3))
+        tensor = build.node("Gemm", tensor, weights, build.weight((3,)), transB=across)
+    return _batch_norm(build, tensor) if build.draw(st.booleans()) else tensor
+
+
+def _flat(build: Builder, source: str, features: int, way: str) -> str:
+    """(N, C · H · W), with a target that is constant, or computed: PyTorch's `view(n, -1)`."""
+    shape = (features, 0, 0)
+    if way == "view":
+        batch, rest = _measured(build, source, 0), build.constant(np.array([-1]))
+        target = build.node("Concat", batch, rest, shape=shape, axis=0)
+        del build.shapes[target]
+        return build.node("Reshape", source, target, shape=shape)
+    constant = {"Reshape": [0, -1], "Squeeze": [2, 3]}.get(way)
+    more = [] if constant is None else [build.constant(np.array(constant))]
+    return build.node(way, source, *more, shape=shape)
 
 
 Step: TypeAlias = Callable[[Builder, str], str]

@@ -124,6 +124,8 @@ def _reaches(end: int, extent: int | str) -> bool:
 
 
 def _one_pixel(node: gs.Node) -> bool:
+    if node.op == "AveragePool" and (extents(node.inputs[0]) or [])[2:] == [1, 1]:
+        return False  # the mean of a map of one pixel: a head, at the smallest input size
     ones = (*node.attrs.get("kernel_shape", [0]), *node.attrs.get("strides", [1]))
     return set(ones) == {1} and not any(node.attrs.get("pads", [0]))
 
@@ -215,6 +217,9 @@ _KEPT = {
     "slice backwards": "y = Slice(x, last, before, axes, backwards)",
     "cast to another type": "z = Cast<to: int = 11>(x)\n y = Cast<to: int = 1>(z)",
     "dropout in training": "z = Dropout(x, nothing, on)\n y = Mul(z, two)",
+    "the mean of one pixel": """z = GlobalMaxPool(x)
+        m = AveragePool<kernel_shape: ints = [1, 1]>(z)
+        y = Add(x, m)""",
     "pool with stride": "y = MaxPool<kernel_shape: ints = [1, 1], strides: ints = [2, 2]>(x)",
     "times two": "y = Mul(x, two)",
     "times ones that add an axis": "y = Mul(x, wide)",

@@ -77,7 +77,7 @@ def operators(model: onnx.ModelProto) -> Counter[str]:
     return Counter(node.op_type for node in model.graph.node)
 
 
-@settings(max_examples=80, deadline=None, derandomize=True)
+@settings(max_examples=200, deadline=None, derandomize=True)
 @given(model=models(), chosen=st.permutations(tuple(FUSIONS)), data=st.data())
 def test_any_subset_in_any_order_is_the_same_function(
     model: onnx.ModelProto, chosen: list[Fusion], data: st.DataObject
@@ -93,7 +93,7 @@ def test_any_subset_in_any_order_is_the_same_function(
     agree(run(rewritten, images), run(model, images))
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=150, deadline=None, derandomize=True)
 @given(model=models(), order=st.permutations(ALWAYS))
 def test_within_the_phases_order_does_not_matter(
     model: onnx.ModelProto, order: list[Fusion]
@@ -112,7 +112,7 @@ def test_within_the_phases_order_does_not_matter(
     agree(run(results[2], images), run(model, images))
 
 
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=80, deadline=None, derandomize=True)
 @given(model=models())
 def test_all_phases_settle_and_folding_removes_nodes(model: onnx.ModelProto) -> None:
     rewritten = model
