@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,6 +30,7 @@ __all__ = [
     "Sample",
     "TorchOrigin",
     "keras_network",
+    "keras_outputs",
     "noise",
     "pytorch_fid_inception",
     "randomise",
@@ -237,6 +238,15 @@ def _drawn(generator: np.random.Generator, layer: str, name: str, shape: tuple[i
     return generator.normal(0.0, np.sqrt(gain / fan_in), shape)
 
 
+def keras_outputs(module: Any, layers: Sequence[Any], images: Tensor) -> list[Tensor]:
+    """For (N, C, H, W) images: the outputs of these layers, channels last, and the model's own."""
+    with _quiet_keras() as keras, torch.no_grad():
+        ends = keras.Model(module.input, [*(layer.output for layer in layers), module.output])
+        outputs = ends(images.permute(0, 2, 3, 1).contiguous(), training=False)
+    several = outputs if layers else [outputs]  # Keras unwraps a list of one
+    return [output.detach() for output in several]
+
+
 def save_keras(module: Any, path: Path) -> None:
     """In the format of the path's ending, one of `KERAS_FORMATS`."""
     import h5py
@@ -269,9 +279,8 @@ class KerasOrigin:
         path = folder / f"keras-{self.model}{self.format}"
         save_keras(module, path)
         images = noise(self.size, batch=1)
-        with _quiet_keras(), torch.no_grad():
-            logits = module(images.permute(0, 2, 3, 1).contiguous(), training=False)
-        return Sample(path, images, logits.detach())
+        (logits,) = keras_outputs(module, [], images)
+        return Sample(path, images, logits)
 
 
 KERAS = (

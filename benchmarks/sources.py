@@ -110,7 +110,7 @@ def main(only: str, output: Path) -> None:
     started = time.perf_counter()
     comparisons = []
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for header in ("network", "origin", "file", "layout", "image", "error"):
+    for header in ("network", "origin", "file", "layout", "error"):
         table.add_column(header, no_wrap=True)
     console = Console()
     for origin in ORIGINS:
@@ -124,8 +124,7 @@ def main(only: str, output: Path) -> None:
             found.package,
             found.file,
             found.layout,
-            str(found.size),
-            f"{found.max_relative_error:.1e}",
+            f"{found.max_relative_error:.1e}" if found.max_relative_error else "0",
         )
     console.print(table)
     if not comparisons:

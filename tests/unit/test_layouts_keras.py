@@ -14,10 +14,17 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from peers import BOUND, noise, relative_errors
+from peers import BOUND, block_outputs, noise, relative_errors, too_far
 from torch.nn import functional as F
 
-from benchmarks.peer_networks import KERAS, KERAS_FORMATS, KerasOrigin, keras_network, save_keras
+from benchmarks.peer_networks import (
+    KERAS,
+    KERAS_FORMATS,
+    KerasOrigin,
+    keras_network,
+    keras_outputs,
+    save_keras,
+)
 from inception_deploy.checkpoints import read_checkpoint
 from inception_deploy.errors import CheckpointError
 from inception_deploy.export import export
@@ -29,17 +36,42 @@ from inception_deploy.networks.xception import SamePool, Xception
 from inception_deploy.reference import load_reference
 
 
+def block_ends(module: Any, network: str) -> list[Any]:
+    """Keras's layers that put out what our blocks do, in the same order."""
+    layers: list[Any] = module.layers
+
+    def named(pattern: str) -> list[Any]:
+        return [layer for layer in layers if re.fullmatch(pattern, layer.name)]
+
+    def of_kind(kind: str) -> list[Any]:
+        return [layer for layer in layers if type(layer).__name__ == kind]
+
+    if network == "xception":
+        ends = of_kind("Add")
+        return [*named(r"block1_conv\d_act"), *ends, *named(r"block14_sepconv\d_act")]
+    stem = of_kind("Activation")[:5]
+    if network == "inception_v3":
+        return [*stem, *named(r"mixed\d+")]
+    scaled = of_kind("CustomScaleLayer")
+    ends = named(r"mixed_\d[a-z]|block(35|17|8)_\d+_ac")
+    return [*stem, *ends, scaled[-1], *named("conv_7b_ac")]  # the last block has no activation
+
+
 @pytest.mark.parametrize("origin", KERAS, ids=lambda o: o.network)
-def test_a_file_of_keras_s_gives_keras_s_logits(tmp_path: Path, origin: KerasOrigin) -> None:
-    sample = origin.sample(tmp_path)
-    reference = load_reference(None, str(sample.path), image_size=origin.size)
-    assert reference.spec is not None
-    assert reference.spec.name == origin.network
+def test_a_file_of_keras_s_gives_keras_s_blocks(tmp_path: Path, origin: KerasOrigin) -> None:
+    theirs = keras_network(origin.model, origin.size)
+    save_keras(theirs, tmp_path / "weights.h5")
+    reference = load_reference(None, str(tmp_path / "weights.h5"), image_size=origin.size)
+    assert reference.name == origin.network
     assert reference.weights.detail == "keras layout, 1000 classes"
     assert reference.preprocessing.mean == reference.preprocessing.std == (0.5, 0.5, 0.5)
     assert reference.preprocessing.interpolation == "bilinear"
-    with torch.no_grad():
-        assert relative_errors([reference.module(sample.images)], [sample.logits])[0] <= BOUND
+
+    names = [name for name, _ in reference.module.blocks()]
+    x = noise(origin.size, batch=1)
+    ends = block_ends(theirs, origin.network)
+    expected = [t.permute(0, 3, 1, 2) if t.ndim == 4 else t for t in keras_outputs(theirs, ends, x)]
+    assert too_far(names, block_outputs(reference.module, names, x), expected) == {}
 
 
 @pytest.mark.parametrize("size", [75, 98])
