@@ -1,6 +1,6 @@
 """Our networks against everybody else's implementation: `python -m benchmarks.sources`.
 
-Each origin of `benchmarks.peer_networks` gets random weights at full width, saves them as it does,
+Each of `ORIGINS` gets random weights at full width, saves them as it does,
 and computes logits for a small noise image; the file then takes the way of `--weights FILE`. The
 error is max |ours − theirs| / max |theirs|, float32 on the CPU. The table goes to the terminal,
 and with the versions to `benchmarks/results/sources.json`. Takes minutes, no network.
@@ -12,7 +12,7 @@ import json
 import platform
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -24,15 +24,88 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.peer_networks import ORIGINS, Origin
+from benchmarks.keras_networks import KERAS, KERAS_3
+from benchmarks.peer_networks import (
+    Origin,
+    TorchOrigin,
+    cadene_network,
+    pytorch_fid_inception,
+    timm_network,
+    torchvision_googlenet,
+    torchvision_inception_v3,
+)
 from inception_deploy.reference import load_reference
 
-__all__ = ["BOUND", "RESULTS", "Comparison", "compare", "main", "to_json"]
+__all__ = ["BOUND", "ORIGINS", "RESULTS", "Comparison", "compare", "main", "to_json"]
 
 RESULTS = Path(__file__).parent / "results" / "sources.json"
 
 BOUND = 1e-5
 """Largest error: float32 sums in another order."""
+
+
+def _torchvision(network: str, size: int, build: Callable[[], Any]) -> TorchOrigin:
+    return TorchOrigin(network, "torchvision", network, "torchvision", size, build)
+
+
+def _timm(network: str, size: int, model: str = "", gain: float = 2.0) -> TorchOrigin:
+    model = model or network
+    return TorchOrigin(
+        network,
+        "timm",
+        model,
+        "timm",
+        size,
+        lambda: timm_network(model),
+        suffix=".safetensors",
+        gain=gain,
+    )
+
+
+def _cadene(
+    network: str,
+    size: int,
+    model: str,
+    layout: str = "cadene",
+    classes: int = 1000,
+    gain: float = 2,
+) -> TorchOrigin:
+    return TorchOrigin(
+        network,
+        "pretrainedmodels",
+        model,
+        layout,
+        size,
+        lambda: cadene_network(model, classes),
+        gain=gain,
+    )
+
+
+ORIGINS: tuple[Origin, ...] = (
+    _torchvision("googlenet", 83, torchvision_googlenet),
+    _torchvision("inception_v3", 97, torchvision_inception_v3),
+    _timm("inception_v3", 111),
+    _timm("inception_v4", 97),
+    _timm("inception_resnet_v2", 97),
+    _timm("xception", 75, "legacy_xception", gain=1.0),
+    *(_timm(f"xception{depth}", 43, gain=1.0) for depth in ("41", "65", "71", "41p", "65p")),
+    *(_timm(f"inception_next_{size}", 64, gain=1.0) for size in ("atto", "tiny", "small", "base")),
+    # their heads pool the native size's map
+    _cadene("bn_inception", 224, "bninception"),
+    _cadene("inception_v4", 299, "inceptionv4", layout="timm", classes=1001),
+    _cadene("inception_resnet_v2", 299, "inceptionresnetv2", classes=1001),
+    _cadene("xception", 75, "xception", gain=1.0),
+    TorchOrigin(
+        "inception_v3_fid",
+        "pytorch-fid",
+        "fid_inception_v3",
+        "pytorch-fid",
+        97,
+        pytorch_fid_inception,
+    ),
+    *KERAS,
+    *KERAS_3,
+)
 
 
 @dataclass(frozen=True)

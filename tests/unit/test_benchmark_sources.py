@@ -11,8 +11,8 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from benchmarks.peer_networks import ORIGINS, Sample, TorchOrigin, torchvision_googlenet
-from benchmarks.sources import BOUND, RESULTS, compare, main
+from benchmarks.peer_networks import Sample, TorchOrigin, torchvision_googlenet
+from benchmarks.sources import BOUND, ORIGINS, RESULTS, compare, main
 from inception_deploy.networks import NETWORKS
 
 GOOGLENET = TorchOrigin(

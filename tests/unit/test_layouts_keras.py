@@ -17,7 +17,7 @@ import torch
 from peers import BOUND, block_outputs, noise, relative_errors, too_far
 from torch.nn import functional as F
 
-from benchmarks.peer_networks import (
+from benchmarks.keras_networks import (
     KERAS,
     KERAS_FORMATS,
     KerasOrigin,
@@ -142,9 +142,9 @@ def test_weights_without_the_classifier(tmp_path: Path) -> None:
 
 
 def test_a_model_inside_a_model(tmp_path: Path) -> None:
-    import keras
-
     inner = small_keras(top=False)
+    import keras  # its backend was chosen by the line before
+
     outer = keras.Sequential([inner, keras.layers.GlobalMaxPool2D(), keras.layers.Dense(3)])
     for ending in (".h5", ".weights.h5"):
         save_keras(outer, tmp_path / f"w{ending}")
