@@ -23,7 +23,7 @@ from inception_deploy.histograms import Histogram
 
 __all__ = ["CALIBRATORS", "Entropy", "divergence"]
 
-_CANDIDATES = 128
+_CANDIDATES = 64
 
 
 class Entropy(Calibrator):

@@ -22,7 +22,7 @@ LEAST = 1e-3
 """Share of the exact range below which no end of an interval is looked for."""
 
 _COARSE = {1: 33, 2: 17}  # candidates for each end by how many are free, log-spaced from LEAST
-_FINE = 5  # candidates for each free end around the best so far, half as far apart every round
+_FINE = {1: 5, 2: 3}  # and around the best so far, half as far apart every round
 _ROUNDS = 8
 _ROUGH = 512  # bins that suffice for the first lattice
 
@@ -55,7 +55,7 @@ def least_error(histogram: Histogram, grid: Grid) -> tuple[float, float]:
         errors = expected_error(seen, grid, lows, highs)
         best = shares[int(np.argmin(errors))]
         spacing /= 2
-        offsets = spacing * (np.arange(_FINE) - _FINE // 2)
+        offsets = spacing * (np.arange(_FINE[free]) - _FINE[free] // 2)
         seen = histogram
     return float(low * np.exp(best[0])), float(high * np.exp(best[-1]))
 
