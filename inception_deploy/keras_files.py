@@ -56,7 +56,7 @@ def read_keras(path: Path) -> dict[str, Tensor]:
     """
     try:
         return _named(_layers(path), path)
-    except CheckpointError:
+    except (CheckpointError, ImportError):
         raise
     except Exception as error:  # a damaged file can raise anything
         reason = str(error).partition("\n")[0]
