@@ -33,6 +33,9 @@ def small_network(name: str, head: Head = "logits", seed: int = 0) -> InceptionN
             nn.init.uniform_(part.get_buffer("running_var"), 0.5, 1.5)
         elif isinstance(part, (nn.Conv2d, nn.Linear)) and part.bias is not None:
             nn.init.normal_(part.bias, std=0.2)
+    for name, parameter in module.named_parameters():
+        if name.endswith(".gamma"):  # a layer scale of 1 says nothing
+            nn.init.uniform_(parameter, 0.5, 1.5)
     return module.eval()
 
 

@@ -4,7 +4,8 @@ Inception-ResNet scales a residual before adding it (arXiv 1602.07261, section 3
 
     x + s · (W * y + b) = x + ((s · W) * y + s · b)
 
-with a scalar s, or one s per output channel, the first axis of W. A batch norm that is still there
+with a scalar s, or one s per output channel, the first axis of W: InceptionNeXt's layer scale γ
+behind its second 1×1 convolution, and Keras' CustomScaleLayer, are of this form too. A batch norm that is still there
 takes the scale in the same way, γ and β in place of W and b, so that folding batch norms before or
 after makes no difference. Division is multiplication by 1/s; a scale of exactly 1 just goes.
 The scaled weights are computed in float64 and rounded to float32 once.
@@ -173,6 +174,18 @@ _EXAMPLES = (
     Example(
         "one scale per channel",
         graph(_residual("Mul(up, s)"), {**_CONV, "s": (4, 1, 1)}),
+        applied=1,
+    ),
+    Example(
+        "InceptionNeXt's layer scale",
+        graph(
+            """hidden = Conv(input, U, c)
+               act = Gelu(hidden)
+               up = Conv(act, V, b)
+               scaled = Mul(up, s)
+               output = Add(input, scaled)""",
+            {"U": (8, 4, 1, 1), "c": (8,), "V": (4, 8, 1, 1), "b": (4,), "s": (4, 1, 1)},
+        ),
         applied=1,
     ),
     Example(

@@ -229,7 +229,7 @@ class InceptionResNetV1(InceptionNetwork):
         for name, module in self.named_children():
             if isinstance(module, nn.Sequential):
                 yield from ((f"{name}.{index}", block) for index, block in enumerate(module))
-            elif isinstance(module, single) or name in ("last_linear", "last_bn"):
+            elif isinstance(module, single) or name == "last_bn":
                 yield name, module
 
 

@@ -144,8 +144,7 @@ class Facenet:
             x = self.block8(x, f"repeat_3.{index}")
         x = self.block8(x, "block8", scale=1.0, relu=False).mean((2, 3))
         weight = self.tensors.normal("last_linear.weight", 512, 1792, std=1792**-0.5)
-        x = self.end("last_linear", x @ weight.t())
-        return self.end("last_bn", self.norm(x, "last_bn"))
+        return self.end("last_bn", self.norm(x @ weight.t(), "last_bn"))
 
     def logits(self, bottleneck: Tensor, classes: int) -> Tensor:
         weight = self.tensors.normal("logits.weight", classes, 512, std=512**-0.5)
