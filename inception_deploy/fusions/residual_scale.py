@@ -5,10 +5,10 @@ Inception-ResNet scales a residual before adding it (arXiv 1602.07261, section 3
     x + s · (W * y + b) = x + ((s · W) * y + s · b)
 
 with a scalar s, or one s per output channel, the first axis of W: InceptionNeXt's layer scale γ
-behind its second 1×1 convolution, and Keras' CustomScaleLayer, are of this form too. A batch norm that is still there
-takes the scale in the same way, γ and β in place of W and b, so that folding batch norms before or
-after makes no difference. Division is multiplication by 1/s; a scale of exactly 1 just goes.
-The scaled weights are computed in float64 and rounded to float32 once.
+behind its second 1×1 convolution, and Keras' CustomScaleLayer, are of this form too. A batch norm
+that is still there takes the scale in the same way, γ and β in place of W and b, so that folding
+batch norms before or after makes no difference. Division is multiplication by 1/s; a scale of
+exactly 1 just goes. The scaled weights are computed in float64 and rounded to float32 once.
 
 Who else uses the scaled branch does not matter: it keeps its name and its values.
 """
