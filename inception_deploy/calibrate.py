@@ -13,7 +13,7 @@ of the result.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,10 +22,10 @@ import onnx
 from numpy.typing import NDArray
 
 from inception_deploy.artifact import FloatArray, model_digest
-from inception_deploy.calibrators import Calibrator, Grid
+from inception_deploy.calibrators import Calibrator, Clip, Grid, expected_error
 from inception_deploy.engines.base import Engine, Session
 from inception_deploy.errors import DataError, StageError
-from inception_deploy.histograms import Histograms, Snapshot, Tally
+from inception_deploy.histograms import Histogram, Histograms, Snapshot, Tally, merged
 from inception_deploy.progress import Progress, SilentProgress
 from inception_deploy.ranges import Choice, Ranges, TensorRange
 
@@ -86,7 +86,7 @@ def observe(
     tensors = observed(model)
     low, high = np.full(len(tensors), np.inf), np.full(len(tensors), -np.inf)
     images = 0
-    for seen in _watch(model, tensors, batches, engine, total, progress, sampled=False):
+    for seen in _watch(model, tensors, batches, engine, total, progress):
         low, high = np.minimum(low, seen.low), np.maximum(high, seen.high)
         images += 1
     ranges = {
@@ -134,7 +134,7 @@ def observe_histograms(
         ends = zip(tally.minimum.tolist(), tally.maximum.tolist(), strict=True)
         history.append(Snapshot(images, dict(zip(tensors, ends, strict=True))))
 
-    for seen in _watch(model, tensors, batches, engine, total, progress, sampled=True):
+    for seen in _watch(model, tensors, batches, engine, total, progress, strides):
         tally.add(seen.samples, seen.low, seen.high)
         images += 1
         if images & (images - 1) == 0:
@@ -149,30 +149,63 @@ def observe_histograms(
 
 
 def calibrate(
-    histograms: Histograms, calibrator: Calibrator, grids: Grid | Mapping[str, Grid]
+    histograms: Histograms,
+    calibrator: Calibrator,
+    grids: Grid | Mapping[str, Grid],
+    groups: Mapping[str, Hashable] | None = None,
 ) -> Ranges:
     """Where to clip every tensor of `histograms`.
 
     Args:
         grids: that all tensors are quantised to, or by tensor name.
+        groups: tensor name → its group; tensors of one group get one interval, chosen for what they
+            hold together. Those without a group stand alone.
 
     Raises:
-        StageError: `grids` lacks a tensor.
+        StageError: `grids` lacks a tensor, or a group has several.
     """
+    members: dict[Hashable, list[str]] = {}
+    for tensor in histograms.tensors:
+        group = (groups or {}).get(tensor)
+        members.setdefault(("alone", tensor) if group is None else group, []).append(tensor)
     ranges: dict[str, TensorRange] = {}
     choices: dict[str, Choice] = {}
-    for tensor, histogram in histograms.tensors.items():
-        grid = grids if isinstance(grids, Grid) else grids.get(tensor)
-        if grid is None:
-            raise StageError(f"calibrate: no grid is given for '{tensor}'; give one per tensor")
-        clip = calibrator.clip(histogram, grid)
-        power = histogram.power()
-        sqnr = 10 * math.log10(power / clip.error) if power > 0 and clip.error > 0 else None
-        ranges[tensor] = TensorRange(clip.low, clip.high)
-        choices[tensor] = Choice(clip.calibrator, str(grid), sqnr)
+    for tensors in members.values():
+        grid = _common_grid(tensors, grids)
+        clip = calibrator.clip(merged([histograms.tensors[tensor] for tensor in tensors]), grid)
+        for tensor in tensors:
+            ranges[tensor] = TensorRange(clip.low, clip.high)
+            sqnr = _sqnr_db(histograms.tensors[tensor], grid, clip)
+            choices[tensor] = Choice(clip.calibrator, str(grid), sqnr)
+    order = histograms.tensors
     return Ranges(
-        ranges, histograms.model, histograms.data, histograms.images, calibrator.name, choices
+        {tensor: ranges[tensor] for tensor in order},
+        histograms.model,
+        histograms.data,
+        histograms.images,
+        calibrator.name,
+        {tensor: choices[tensor] for tensor in order},
     )
+
+
+def _common_grid(tensors: Sequence[str], grids: Grid | Mapping[str, Grid]) -> Grid:
+    if isinstance(grids, Grid):
+        return grids
+    for tensor in tensors:
+        if tensor not in grids:
+            raise StageError(f"calibrate: no grid is given for '{tensor}'; give one per tensor")
+        if grids[tensor] != grids[tensors[0]]:
+            raise StageError(
+                f"calibrate: '{tensors[0]}' ({grids[tensors[0]]}) and '{tensor}' "
+                f"({grids[tensor]}) are of one group but not of one grid; give them the same"
+            )
+    return grids[tensors[0]]
+
+
+def _sqnr_db(histogram: Histogram, grid: Grid, clip: Clip) -> float | None:
+    power = histogram.power()
+    error = float(expected_error(histogram, grid, clip.low, clip.high))
+    return 10 * math.log10(power / error) if power > 0 and error > 0 else None
 
 
 def observed(model: onnx.ModelProto) -> tuple[str, ...]:
@@ -180,7 +213,12 @@ def observed(model: onnx.ModelProto) -> tuple[str, ...]:
 
     Constants are not activations, and tensors inside subgraphs cannot be reached from outside.
     """
-    values = _values(model)
+    return _observed(model, _values(model))
+
+
+def _observed(
+    model: onnx.ModelProto, values: Mapping[str, onnx.TypeProto.Tensor]
+) -> tuple[str, ...]:
     constants = {tensor.name for tensor in model.graph.initializer}
     candidates = [info.name for info in model.graph.input]
     for node in model.graph.node:
@@ -208,19 +246,19 @@ def stride(size: int) -> int:
 
 
 def self_observing(
-    model: onnx.ModelProto, tensors: Sequence[str], *, sampled: bool = False
+    model: onnx.ModelProto, tensors: Sequence[str], strides: Sequence[int] | None = None
 ) -> onnx.ModelProto:
     """A copy of `model` that puts out what `observe` needs to know of `tensors`, nothing else.
 
-    Outputs: float32 (tensors,) minima, maxima and sums over the batch; with `sampled`, the counted
-    elements of all tensors in one vector, which asks for a batch of one image.
+    Outputs: float32 (tensors,) minima, maxima and sums over the batch; with `strides`, one for each
+    tensor, every so many elements of it, tensor after tensor, for a batch of one image.
     """
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     graph = copy.graph
     del graph.output[:]
     parts: dict[str, list[str]] = {output: [] for output in _REDUCTIONS}
-    if sampled:
+    if strides is not None:
         parts[_SAMPLED] = []
 
     def constant(name: str, value: int) -> str:
@@ -236,13 +274,12 @@ def self_observing(
         constant(name, value)
         for name, value in (("flat", -1), ("start", 0), ("end", 2**62), ("axis", 0))
     )
-    sizes = _sizes(model, tensors) if sampled else ()
     for index, tensor in enumerate(tensors):
         flat = node("Reshape", [tensor, flat_shape], f"calibration/flat/{index}")
         for output, reduction in _REDUCTIONS.items():
             parts[output].append(node(reduction, [flat], f"{output}/{index}", keepdims=1))
-        if sampled:
-            step = constant(f"step/{index}", stride(sizes[index]))
+        if strides is not None:
+            step = constant(f"step/{index}", strides[index])
             every = [flat, start, end, axis, step]
             parts[_SAMPLED].append(node("Slice", every, f"{_SAMPLED}/{index}"))
     for output, names in parts.items():
@@ -269,13 +306,12 @@ def _watch(
     engine: Engine,
     total: int,
     progress: Progress,
-    *,
-    sampled: bool,
+    strides: Sequence[int] | None = None,
 ) -> Iterator[_Seen]:
     """What is seen of each image."""
     images = 0
-    watching = self_observing(model, tensors, sampled=sampled)
-    with engine.session(watching.SerializeToString()) as session:
+    watching = self_observing(model, tensors, strides).SerializeToString()
+    with engine.session(watching) as session:
         for batch in progress.track(batches, "calibrating", total):
             session.inputs[0].check(batch)
             for index in range(len(batch)):
@@ -322,7 +358,8 @@ def _values(model: onnx.ModelProto) -> dict[str, onnx.TypeProto.Tensor]:
 
 def _sizes(model: onnx.ModelProto, tensors: Sequence[str]) -> tuple[int, ...]:
     """Elements per image of each of `tensors`."""
-    known, values = set(observed(model)), _values(model)
+    values = _values(model)
+    known = set(_observed(model, values))
     sizes = []
     for tensor in tensors:
         if tensor not in known:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["BINS", "Histogram", "Histograms", "Snapshot", "Tally"]
+__all__ = ["BINS", "Histogram", "Histograms", "Snapshot", "Tally", "merged"]
 
 BINS = 4096
 """Bins of one tensor; half of them or more lie inside its range, zero included."""
@@ -86,6 +86,27 @@ class Histogram:
         low, high = self.edges[:-1], self.edges[1:]
         squares = (low * low + low * high + high * high) / 3
         return float(squares @ self.counts) / max(1, self.samples)
+
+
+def merged(parts: Sequence[Histogram]) -> Histogram:
+    """The histogram of several tensors together, as if they had been observed as one: exact."""
+    low, high = min(part.minimum for part in parts), max(part.maximum for part in parts)
+    exponents, firsts = _bins(np.array([low]), np.array([high]))
+    exponent, first = int(exponents[0]), int(firsts[0])
+    counts = np.zeros(BINS, np.int64)
+    for part in parts:
+        index = (part.first + np.arange(len(part.counts))) >> min(exponent - part.exponent, 62)
+        np.add.at(counts, index - first, part.counts)
+    return _trimmed(low, high, sum(part.zeros for part in parts), counts, first, exponent)
+
+
+def _trimmed(
+    low: float, high: float, zeros: int, counts: Integers, first: int, exponent: int
+) -> Histogram:
+    """Without the empty bins at either end."""
+    filled = np.flatnonzero(counts)
+    start, stop = (int(filled[0]), int(filled[-1]) + 1) if len(filled) else (0, 0)
+    return Histogram(low, high, zeros, counts[start:stop], first + start, exponent)
 
 
 @dataclass(frozen=True)
@@ -168,16 +189,8 @@ class Tally:
         counts = samples * weight + extremes
         if zeros:
             counts[-first] -= zeros * weight
-        filled = np.flatnonzero(counts)
-        start, stop = (int(filled[0]), int(filled[-1]) + 1) if len(filled) else (0, 0)
-        return Histogram(
-            minimum=float(self.minimum[tensor]),
-            maximum=float(self.maximum[tensor]),
-            zeros=zeros * weight,
-            counts=counts[start:stop],
-            first=first + start,
-            exponent=int(self._exponent[tensor]),
-        )
+        low, high = float(self.minimum[tensor]), float(self.maximum[tensor])
+        return _trimmed(low, high, zeros * weight, counts, first, int(self._exponent[tensor]))
 
     def _grow(self, tensors: Integers) -> None:
         exponents, firsts = _bins(self.minimum[tensors], self.maximum[tensors])

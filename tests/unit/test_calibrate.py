@@ -337,6 +337,26 @@ def test_calibrate_says_how_each_range_was_chosen() -> None:
         calibrate(seen, calibrator("mse"), {"input": Grid()})
 
 
+def test_tensors_of_a_group_share_the_interval_of_what_they_hold_together() -> None:
+    pixels = images(30)
+    seen = histograms([pixels])
+    groups = {"relu": 3, "mean": 3}
+    found = calibrate(seen, calibrator("mse"), Grid(), groups)
+    assert list(found.tensors) == list(TENSORS)
+    assert found.tensors["relu"] == found.tensors["mean"]
+    alone = calibrate(seen, calibrator("mse"), Grid())
+    assert found.tensors["input"] == alone.tensors["input"]
+    held = outputs(pixels)
+    both = np.concatenate([held["relu"].ravel(), held["mean"].ravel()])
+    expected = calibrator("mse").clip(histogram_of(both), Grid())
+    assert found.tensors["mean"].maximum == expected.high
+    # its own power against an error made for a larger neighbour
+    assert _sqnr(found.choices["mean"]) < _sqnr(alone.choices["mean"])
+    with pytest.raises(StageError, match=r"'relu' \(u8\) and 'mean' \(s8\) are of one group"):
+        grids = {"input": Grid(), "relu": Grid(), "mean": Grid(symmetric=True)}
+        calibrate(seen, calibrator("mse"), grids, groups)
+
+
 def _sqnr(choice: Choice) -> float:
     assert choice.sqnr_db is not None
     return choice.sqnr_db

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from histogram_cases import DISTRIBUTIONS, contents, histogram_of
 
-from inception_deploy.histograms import BINS, Tally
+from inception_deploy.histograms import BINS, Tally, merged
 
 
 @pytest.mark.parametrize("kind", DISTRIBUTIONS)
@@ -83,3 +83,11 @@ def test_a_sample_stands_for_as_many_elements_as_its_stride() -> None:
         if count
     }
     assert filled == {-1.0: 1, 1.0: 10, 2.0: 10, 2.5: 1}
+
+
+@pytest.mark.parametrize("one", DISTRIBUTIONS)
+@pytest.mark.parametrize("other", ["gaussian", "dead", "shifted", "tiny", "constant negative"])
+def test_merging_is_observing_as_one(one: str, other: str) -> None:
+    values = DISTRIBUTIONS[one], DISTRIBUTIONS[other]
+    together = merged([histogram_of(part) for part in values])
+    assert contents(together) == contents(histogram_of(np.concatenate(values)))
