@@ -2,7 +2,8 @@
 
 onnx-graphsurgeon edits graphs comfortably, but it forgets the model around them (metadata,
 documentation) and shares weights with the model it came from. `open_graph` and `close_graph` are
-the only way in and out, so that no rewrite has to remember that.
+the only way in and out, so that no rewrite has to remember that. Between them, and for checks and
+shape inference, weights stay where they are (`outline.py`).
 """
 
 from __future__ import annotations
@@ -16,6 +17,13 @@ from numpy.typing import NDArray
 from onnx.shape_inference import InferenceError
 
 from inception_deploy.errors import StageError
+from inception_deploy.outline import (
+    as_inputs,
+    attach_weights,
+    outlined,
+    put_back,
+    weights_aside,
+)
 
 __all__ = [
     "absorb",
@@ -37,7 +45,9 @@ BATCH = "batch"
 
 
 def open_graph(model: onnx.ModelProto) -> gs.Graph:
-    """An editable graph of a copy of `model`, with a type and shape for every tensor.
+    """An editable graph of `model`, with a type and shape for every tensor.
+
+    `model` is not changed, but weights are read from it when they are needed.
 
     Raises:
         StageError: the model is not valid, or an initialiser is a graph input too, so that its
@@ -49,8 +59,9 @@ def open_graph(model: onnx.ModelProto) -> gs.Graph:
             f"initialiser '{min(overridable)}' is also a graph input and can be overridden at run "
             "time; export with keep_initializers_as_inputs=False"
         )
-    # inferred on a copy, which graphsurgeon may have: it writes into the initialisers it was given
-    return gs.import_onnx(_inferred(model, "opening the graph"))
+    graph = gs.import_onnx(_inferred(outlined(model), "opening the graph"))
+    attach_weights(graph, model)
+    return graph
 
 
 def close_graph(graph: gs.Graph, like: onnx.ModelProto, *, stage: str) -> onnx.ModelProto:
@@ -82,9 +93,13 @@ def close_graph(graph: gs.Graph, like: onnx.ModelProto, *, stage: str) -> onnx.M
         metadata_props=like.metadata_props,
         functions=like.functions,
     )
-    model.graph.CopyFrom(gs.export_onnx(graph).graph)
+    with weights_aside(graph) as weights:
+        model.graph.CopyFrom(gs.export_onnx(graph).graph)
+    order = as_inputs(model, weights)
     del model.graph.value_info[:]  # shapes of before the rewrite
-    return _checked(model, like, stage)
+    model = _checked(model, like, stage)
+    put_back(model, weights, order)
+    return model
 
 
 def _checked(model: onnx.ModelProto, like: onnx.ModelProto, stage: str) -> onnx.ModelProto:
@@ -193,6 +208,8 @@ def replace_constant(node: gs.Node, index: int, values: NDArray[Any]) -> None:
     """Give input `index` of `node`, a constant nobody else uses, other values of its own dtype."""
     old = node.inputs[index]
     node.inputs[index] = gs.Constant(old.name, np.ascontiguousarray(values, old.dtype))
+    if not old.outputs:  # not to wait, with all its values, for the collector of cycles
+        old.values = np.empty(0, old.dtype)
 
 
 def absorb(node: gs.Node, successor: gs.Node) -> None:
