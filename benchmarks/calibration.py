@@ -28,11 +28,12 @@ import onnx
 
 from benchmarks.activation_sqnr import logits_of, quantise_activations, read_by_weights, sqnr_db
 from inception_deploy.artifact import Artifact, FloatArray, model_digest
-from inception_deploy.calibrate import calibrate, observe_histograms, observed
+from inception_deploy.calibrate import calibrate, observe_histograms
 from inception_deploy.calibrators import CALIBRATORS, Grid, calibrator
 from inception_deploy.dataset import Dataset, batches, open_dataset
 from inception_deploy.engines import ENGINES
 from inception_deploy.machine import describe, library_versions
+from inception_deploy.observation import observed
 from inception_deploy.preprocess import Preprocessing
 from inception_deploy.ranges import Ranges
 from inception_deploy.recipe import Recipe

@@ -15,7 +15,6 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import onnx
@@ -26,28 +25,21 @@ from inception_deploy.calibrators import Calibrator, Clip, Grid, expected_error
 from inception_deploy.engines.base import Engine, Session
 from inception_deploy.errors import DataError, StageError
 from inception_deploy.histograms import Histogram, Histograms, Snapshot, Tally, merged
+from inception_deploy.observation import (
+    MAXIMA,
+    MINIMA,
+    SAMPLED,
+    SUMS,
+    observed,
+    producer,
+    self_observing,
+    sizes,
+    stride,
+)
 from inception_deploy.progress import Progress, SilentProgress
 from inception_deploy.ranges import Choice, Ranges, TensorRange
 
-__all__ = [
-    "SAMPLES",
-    "NotFinite",
-    "calibrate",
-    "observe",
-    "observe_histograms",
-    "observed",
-    "self_observing",
-    "stride",
-]
-
-SAMPLES = 2048
-"""Most elements of one tensor that are counted per image; its range is taken over all of them."""
-
-_MINIMA, _MAXIMA, _SUMS, _SAMPLED = (
-    f"calibration/{what}" for what in ("minima", "maxima", "sums", "samples")
-)
-# Minimum and maximum skip NaN on some engines (ONNX Runtime's CPU provider does); a sum does not.
-_REDUCTIONS = {_MINIMA: "ReduceMin", _MAXIMA: "ReduceMax", _SUMS: "ReduceSum"}
+__all__ = ["NotFinite", "calibrate", "observe", "observe_histograms"]
 
 
 class NotFinite(StageError):
@@ -121,10 +113,10 @@ def observe_histograms(
         StageError: a tensor is none of the graph's float32 activations, or has no fixed size.
     """
     progress = progress or SilentProgress()
-    sizes = _sizes(model, tensors)
-    strides = [stride(size) for size in sizes]
+    elements = sizes(model, tensors)
+    strides = [stride(size) for size in elements]
     tally = Tally(
-        [-(-size // step) for size, step in zip(sizes, strides, strict=True)],
+        [-(-size // step) for size, step in zip(elements, strides, strict=True)],
         strides,
     )
     history: list[Snapshot] = []
@@ -208,88 +200,6 @@ def _sqnr_db(histogram: Histogram, grid: Grid, clip: Clip) -> float | None:
     return 10 * math.log10(power / error) if power > 0 and error > 0 else None
 
 
-def observed(model: onnx.ModelProto) -> tuple[str, ...]:
-    """Names of the float32 activations of `model`: inputs first, then outputs in node order.
-
-    Constants are not activations, and tensors inside subgraphs cannot be reached from outside.
-    """
-    return _observed(model, _values(model))
-
-
-def _observed(
-    model: onnx.ModelProto, values: Mapping[str, onnx.TypeProto.Tensor]
-) -> tuple[str, ...]:
-    constants = {tensor.name for tensor in model.graph.initializer}
-    candidates = [info.name for info in model.graph.input]
-    for node in model.graph.node:
-        if node.op_type != "Constant":
-            candidates += node.output
-    return tuple(
-        name
-        for name in candidates
-        if name in values
-        and name not in constants
-        and values[name].elem_type == onnx.TensorProto.FLOAT
-    )
-
-
-def stride(size: int) -> int:
-    """Step between the elements that are counted of a tensor of `size` elements per image.
-
-    The smallest one that leaves `SAMPLES` or fewer and has no divisor in common with the size, so
-    that neither columns nor rows nor channels can be in step with it.
-    """
-    step = max(1, -(-size // SAMPLES))
-    while math.gcd(step, size) > 1:
-        step += 1
-    return step
-
-
-def self_observing(
-    model: onnx.ModelProto, tensors: Sequence[str], strides: Sequence[int] | None = None
-) -> onnx.ModelProto:
-    """A copy of `model` that puts out what `observe` needs to know of `tensors`, nothing else.
-
-    Outputs: float32 (tensors,) minima, maxima and sums over the batch; with `strides`, one for each
-    tensor, every so many elements of it, tensor after tensor, for a batch of one image.
-    """
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    graph = copy.graph
-    del graph.output[:]
-    parts: dict[str, list[str]] = {output: [] for output in _REDUCTIONS}
-    if strides is not None:
-        parts[_SAMPLED] = []
-
-    def constant(name: str, value: int) -> str:
-        array = np.array([value], np.int64)
-        graph.initializer.append(onnx.numpy_helper.from_array(array, f"calibration/{name}"))
-        return f"calibration/{name}"
-
-    def node(kind: str, inputs: Sequence[str], output: str, **attributes: Any) -> str:
-        graph.node.append(onnx.helper.make_node(kind, inputs, [output], name=output, **attributes))
-        return output
-
-    flat_shape, start, end, axis = (
-        constant(name, value)
-        for name, value in (("flat", -1), ("start", 0), ("end", 2**62), ("axis", 0))
-    )
-    for index, tensor in enumerate(tensors):
-        flat = node("Reshape", [tensor, flat_shape], f"calibration/flat/{index}")
-        for output, reduction in _REDUCTIONS.items():
-            parts[output].append(node(reduction, [flat], f"{output}/{index}", keepdims=1))
-        if strides is not None:
-            step = constant(f"step/{index}", strides[index])
-            every = [flat, start, end, axis, step]
-            parts[_SAMPLED].append(node("Slice", every, f"{_SAMPLED}/{index}"))
-    for output, names in parts.items():
-        node("Concat", names, output, axis=0)
-        graph.output.append(
-            onnx.helper.make_tensor_value_info(output, onnx.TensorProto.FLOAT, [None])
-        )
-    return copy
-
-
 @dataclass(frozen=True)
 class _Seen:
     """One image: float64 (tensors,) bounds, and the samples where they were asked for."""
@@ -317,19 +227,19 @@ def _watch(
             for index in range(len(batch)):
                 images += 1
                 seen = _look(session, batch[index : index + 1])
-                finite = np.isfinite(seen[_MINIMA]) & np.isfinite(seen[_MAXIMA])
-                finite &= ~np.isnan(seen[_SUMS])  # it may overflow with every value finite
+                finite = np.isfinite(seen[MINIMA]) & np.isfinite(seen[MAXIMA])
+                finite &= ~np.isnan(seen[SUMS])  # it may overflow with every value finite
                 if not finite.all():
                     tensor = tensors[int(np.argmin(finite))]
                     raise NotFinite(
-                        f"'{tensor}' ({_producer(model, tensor)}) holds NaN or infinity for image "
+                        f"'{tensor}' ({producer(model, tensor)}) holds NaN or infinity for image "
                         f"{images}; check the weights and the preprocessing",
                         tensor,
                     )
                 yield _Seen(
-                    seen[_MINIMA].astype(np.float64),
-                    seen[_MAXIMA].astype(np.float64),
-                    seen.get(_SAMPLED, np.zeros(0, np.float32)),
+                    seen[MINIMA].astype(np.float64),
+                    seen[MAXIMA].astype(np.float64),
+                    seen.get(SAMPLED, np.zeros(0, np.float32)),
                 )
     if not images:
         raise DataError("no calibration images; give a source that holds some")
@@ -344,39 +254,4 @@ def _note_zeros(
 ) -> None:
     for tensor, seen in ranges.items():
         if seen.max_abs == 0:
-            progress.note(f"'{tensor}' ({_producer(model, tensor)}) is zero for every image")
-
-
-def _values(model: onnx.ModelProto) -> dict[str, onnx.TypeProto.Tensor]:
-    """Type and shape of inputs, outputs and what lies between, as far as they can be inferred."""
-    graph = onnx.shape_inference.infer_shapes(model).graph
-    return {
-        info.name: info.type.tensor_type
-        for info in (*graph.input, *graph.value_info, *graph.output)
-    }
-
-
-def _sizes(model: onnx.ModelProto, tensors: Sequence[str]) -> tuple[int, ...]:
-    """Elements per image of each of `tensors`."""
-    values = _values(model)
-    known = set(_observed(model, values))
-    sizes = []
-    for tensor in tensors:
-        if tensor not in known:
-            raise StageError(f"calibrate: '{tensor}' is no float32 activation of this graph")
-        dims = values[tensor].shape.dim
-        fixed = [dim.dim_value for dim in dims if dim.HasField("dim_value")]
-        if not values[tensor].HasField("shape") or len(fixed) < len(dims) - 1:
-            raise StageError(
-                f"calibrate: '{tensor}' ({_producer(model, tensor)}) has no fixed size per image; "
-                "export for one image size, with only the batch free"
-            )
-        sizes.append(math.prod(fixed))
-    return tuple(sizes)
-
-
-def _producer(model: onnx.ModelProto, tensor: str) -> str:
-    for node in model.graph.node:
-        if tensor in node.output:
-            return str(node.name or node.op_type)
-    return "graph input"
+            progress.note(f"'{tensor}' ({producer(model, tensor)}) is zero for every image")

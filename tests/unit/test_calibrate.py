@@ -15,19 +15,12 @@ from histogram_cases import contents, histogram_of
 from onnx import TensorProto, helper, numpy_helper
 
 from inception_deploy.artifact import FloatArray, model_digest
-from inception_deploy.calibrate import (
-    SAMPLES,
-    calibrate,
-    observe,
-    observe_histograms,
-    observed,
-    self_observing,
-    stride,
-)
+from inception_deploy.calibrate import calibrate, observe, observe_histograms
 from inception_deploy.calibrators import CALIBRATORS, Grid, calibrator
 from inception_deploy.engines import ENGINES
 from inception_deploy.errors import BadInput, DataError, StageError
 from inception_deploy.histograms import Histograms
+from inception_deploy.observation import SAMPLES, observed, self_observing, stride
 from inception_deploy.ranges import Choice, Ranges
 
 ENGINE = ENGINES.get("onnxruntime")

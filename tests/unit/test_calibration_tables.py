@@ -10,7 +10,7 @@ from small_networks import exported
 
 from benchmarks.calibration import ImageStream, table
 from inception_deploy.artifact import model_digest
-from inception_deploy.calibrate import observed
+from inception_deploy.observation import observed
 from inception_deploy.ranges import StaleTable, load_table
 
 
