@@ -45,6 +45,7 @@ ROOT = Path(__file__).parents[1]
 RESULT = ROOT / "benchmarks" / "results" / "calibration.json"
 EMBEDDED = ("googlenet", "inception_resnet_v2")
 BATCH = 16
+VARIANTS = ("percentile:99.999", "auto:2", "auto:4", "auto:64", "auto:1024")
 GRIDS = {"u8": Grid(), "s8": Grid(symmetric=True)}
 
 _METADATA = "inception_deploy.preprocessing"
@@ -216,7 +217,7 @@ def _sqnr(model: onnx.ModelProto, calibration: int, validation: int) -> list[dic
     )
     rows = []
     for grid_name, grid in GRIDS.items():
-        for name in (*CALIBRATORS.names(), "percentile:99.999"):
+        for name in (*CALIBRATORS.names(), *VARIANTS):
             ranges: Ranges = calibrate(seen, calibrator(name), grid)
             got = logits_of(quantise_activations(model, ranges, grid), unseen)
             rows.append(
@@ -231,13 +232,24 @@ def _sqnr(model: onnx.ModelProto, calibration: int, validation: int) -> list[dic
 @click.group(invoke_without_command=True)
 @click.option("--counts", default="64,256,1024", help="Numbers of images, embedded networks.")
 @click.option("--large", default=16, help="Images for inception_v3 at 299 pixels.")
+@click.option("--only", type=click.Choice(["cost", "sqnr"]), help="Leave the other as it is.")
 @click.pass_context
-def main(context: click.Context, counts: str, large: int) -> None:
+def main(context: click.Context, counts: str, large: int, only: str | None) -> None:
     """Measure calibration; results go to benchmarks/results/calibration.json."""
     if context.invoked_subcommand is not None:
         return
-    results: dict[str, Any] = {"cost": [], "sqnr": []}
+    results: dict[str, Any] = json.loads(RESULT.read_text(encoding="utf-8")) if only else {}
     sizes = [int(count) for count in counts.split(",")]
+    if only != "sqnr":
+        results["cost"] = list(_costs(sizes, large))
+    if only != "cost":
+        results["sqnr"] = list(_sqnrs(sizes[:2]))
+    results |= {"machine": describe().to_dict(), "versions": library_versions()}
+    RESULT.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+
+
+def _costs(sizes: list[int], large: int) -> Iterator[dict[str, Any]]:
+    """Time and memory of every job, told as they come."""
     with tempfile.TemporaryDirectory() as folder:
         for network, weights in (("googlenet", "embedded"), ("inception_v3", "random:0")):
             path = Path(folder) / f"{network}.onnx"
@@ -249,15 +261,17 @@ def main(context: click.Context, counts: str, large: int) -> None:
                         continue
                     row = {"network": network, **_measured(path, job, images)}
                     click.echo(json.dumps(row))
-                    results["cost"].append(row)
+                    yield row
+
+
+def _sqnrs(sizes: list[int]) -> Iterator[dict[str, Any]]:
+    """The SQNR of every calibrator on the embedded networks, told as they come."""
     for network in EMBEDDED:
         model = embedded_graph(network).model
-        for images in sizes[:2]:
-            rows = _sqnr(model, images, 384)
-            results["sqnr"] += [{"network": network, **row} for row in rows]
-            click.echo("\n".join(json.dumps({"network": network, **row}) for row in rows))
-    results |= {"machine": describe().to_dict(), "versions": library_versions()}
-    RESULT.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+        for images in sizes:
+            for row in _sqnr(model, images, 384):
+                click.echo(json.dumps({"network": network, **row}))
+                yield {"network": network, **row}
 
 
 def _peak_mib() -> float:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -55,7 +58,7 @@ def squared_error(values: NDArray[np.float32], grid: Grid, low: float, high: flo
 
 def _draw(kind: str, count: int = 60_000) -> NDArray[np.float32]:
     rng = np.random.default_rng(7)
-    values = {
+    drawn: dict[str, Callable[[], Any]] = {
         "uniform": lambda: rng.uniform(0, 3, count),
         "gaussian": lambda: rng.standard_normal(count),
         "laplace": lambda: rng.laplace(0, 2, count),
@@ -71,8 +74,8 @@ def _draw(kind: str, count: int = 60_000) -> NDArray[np.float32]:
         "tiny": lambda: rng.standard_normal(count) * 1e-38,
         "huge": lambda: rng.standard_normal(count) * 1e30,
         "one value": lambda: np.array([0.3]),
-    }[kind]()
-    return np.asarray(values, np.float32)
+    }
+    return np.asarray(drawn[kind](), np.float32)
 
 
 DISTRIBUTIONS = {

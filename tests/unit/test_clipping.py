@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 from histogram_cases import DISTRIBUTIONS, histogram_of, squared_error
-from scipy import stats
+from scipy import stats  # type: ignore[import-untyped]
 
 from inception_deploy.calibrators import Clip, Grid, calibrator, expected_error
 from inception_deploy.calibrators.auto import CANDIDATES, CLIPPING
@@ -84,12 +84,22 @@ def test_percentile_is_that_of_the_magnitudes(percent: float) -> None:
     assert clip.high == pytest.approx(expected, abs=2 * histogram.width, rel=5e-3)
 
 
-def test_percentiles_are_spelled_with_a_colon() -> None:
+def test_parameters_are_spelled_behind_a_colon() -> None:
     assert calibrator("percentile").name == calibrator("percentile:99.99").name == "percentile"
     assert calibrator("percentile:99.9").name == "percentile:99.9"
-    for wrong in ("percentile:0", "percentile:101", "percentile:nan", "percentile:", "mse:2"):
+    for wrong in (
+        "percentile:0",
+        "percentile:101",
+        "percentile:nan",
+        "percentile:",
+        "mse:2",
+        "auto:0",
+        "auto:inf",
+        "auto:nan",
+    ):
         with pytest.raises(BadInput):
             calibrator(wrong)
+    assert (calibrator("auto:16").name, calibrator("auto:4").name) == ("auto", "auto:4")
     with pytest.raises(UnknownName, match="did you mean 'entropy'"):
         calibrator("entrop")
 
@@ -154,6 +164,14 @@ def test_auto_weighs_clipping_more_than_rounding() -> None:
         assert auto.calibrator in {clip.calibrator for clip in clips}
 
 
+def test_auto_without_extra_weight_is_mse_and_with_a_huge_one_min_max() -> None:
+    histogram = histogram_of(DISTRIBUTIONS["laplace"])
+    for spelled, same in (("auto:1", "mse"), ("auto:1e9", "min_max")):
+        assert calibrator(spelled).clip(histogram, SIGNED) == calibrator(same).clip(
+            histogram, SIGNED
+        )
+
+
 def test_auto_is_not_always_the_same_one() -> None:
     chosen = {
         calibrator("auto").clip(histogram_of(DISTRIBUTIONS[kind]), grid).calibrator
@@ -208,13 +226,22 @@ def test_a_range_of_which_only_zeros_were_sampled_is_kept(name: str) -> None:
     assert _clip(unseen, name, UNSIGNED) == (0, 3)
 
 
-def test_grids_quantise_as_onnx_does() -> None:
-    step, lowest, highest = UNSIGNED.quantiser(-1.0, 3.0)
-    assert (float(step), lowest, highest) == (pytest.approx(4 / 255), -64, 191)
-    step, lowest, highest = SIGNED.quantiser(-1.0, 3.0)
-    assert (float(step), lowest, highest) == (pytest.approx(3 / 127), -128, 127)
-    step, lowest, highest = UNSIGNED.quantiser(2.0, 3.0)  # zero is part of it
-    assert (float(step), lowest, highest) == (pytest.approx(3 / 255), 0, 255)
-    step, lowest, highest = UNSIGNED.quantiser(0.0, 0.0)
-    assert (float(step), lowest, highest) == (1, 0, 255)
+@pytest.mark.parametrize(
+    ("grid", "low", "high", "step", "lowest", "highest"),
+    [
+        (UNSIGNED, -1.0, 3.0, 4 / 255, -64, 191),
+        (SIGNED, -1.0, 3.0, 3 / 127, -128, 127),
+        (UNSIGNED, 2.0, 3.0, 3 / 255, 0, 255),  # zero is part of it
+        (UNSIGNED, 0.0, 0.0, 1, 0, 255),
+        (Grid(128), 0.0, 1.0, 1 / 127, 0, 127),
+    ],
+)
+def test_grids_quantise_as_onnx_does(
+    grid: Grid, low: float, high: float, step: float, lowest: int, highest: int
+) -> None:
+    found = [float(value) for value in grid.quantiser(low, high)]
+    assert found == pytest.approx([step, lowest, highest])
+
+
+def test_grids_have_short_names() -> None:
     assert [str(g) for g in (UNSIGNED, SIGNED, Grid(128))] == ["u8", "s8", "u7"]
