@@ -85,8 +85,13 @@ def put_back(model: onnx.ModelProto, weights: Weights, order: list[str]) -> None
             target.CopyFrom(own[name])
             continue
         values = weights[name]._values
-        lazy = isinstance(values, LazyValues)
-        target.CopyFrom(values.tensor if lazy else onnx.numpy_helper.from_array(values, name))
+        if isinstance(values, LazyValues):
+            target.CopyFrom(values.tensor)
+        else:  # as numpy_helper.from_array does, with one copy less
+            target.data_type = _type(values)
+            target.dims.extend(values.shape)
+            little = values.astype(values.dtype.newbyteorder("<"), copy=False)
+            target.raw_data = little.tobytes()
         target.name = name
         weights[name].values = LazyValues(target)
 
