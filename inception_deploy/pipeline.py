@@ -12,7 +12,9 @@ from torch import nn
 
 from inception_deploy.artifact import Artifact, Golden
 from inception_deploy.bundle import Bundle, save_golden, staged, write_json
-from inception_deploy.calibrate import observe
+from inception_deploy.calibrate import calibrate, observe, observe_histograms
+from inception_deploy.calibrators import calibrator
+from inception_deploy.channels import observe_channels
 from inception_deploy.engines import ENGINES, Engine, Session
 from inception_deploy.export import export
 from inception_deploy.foreign import module_reference, onnx_reference
@@ -42,6 +44,9 @@ from inception_deploy.trials import (
 
 __all__ = ["deploy", "reference_of"]
 
+CHANNEL_IMAGES = 64
+"""Images that channel means are taken over; means settle sooner than ranges do."""
+
 
 def deploy(
     recipe: Recipe,
@@ -68,7 +73,8 @@ def deploy(
         InceptionDeployError: one of `errors.py`, by what went wrong.
     """
     progress = progress or SilentProgress()
-    target, precision = TARGETS.get(recipe.target), PRECISIONS.get(recipe.precision)
+    target = TARGETS.get(recipe.target)
+    precision = PRECISIONS.get(recipe.precision).at(target.placement)
     engine = ENGINES.get(target.engine)
     with staged(output, force=force) as directory:
         with progress.stage(f"load weights: {recipe.weights_source}"):
@@ -78,7 +84,7 @@ def deploy(
         golden = record_golden(reference.module, images.golden(), progress=progress)
         exported = _graph(reference, golden, recipe, progress)
         fused = fuse(exported, target.rewrites(recipe.precision), progress=progress)
-        ranges = _calibrate(fused, images, precision, engine, progress)
+        precision, ranges = _calibrate(recipe, fused, images, precision, engine, progress)
         lowered = lower(fused, precision, ranges, progress=progress)
         _save(directory, exported, lowered, ranges)
         with engine.session(directory / "model.onnx") as session:
@@ -152,23 +158,48 @@ def _graph(reference: Reference, golden: Golden, recipe: Recipe, progress: Progr
 
 
 def _calibrate(
+    recipe: Recipe,
     artifact: Artifact,
     images: ImagePlan,
     precision: Precision,
     engine: Engine,
     progress: Progress,
-) -> Ranges | None:
-    """The ranges of every tensor, where the precision looks at them."""
+) -> tuple[Precision, Ranges | None]:
+    """What the precision has to know of the activations: it, informed, and their ranges."""
     if not precision.needs_ranges:
-        return None
-    return observe(
-        artifact.model,
-        (batch.inputs for batch in images.calibration.batches()),
+        return precision, None
+    chosen, model = images.calibration, artifact.model
+    watched = precision.watched(model)
+    if watched is None:
+        ranges = observe(
+            model,
+            (batch.inputs for batch in chosen.batches()),
+            engine=engine,
+            data_digest=chosen.dataset.digest,
+            total=chosen.batch_count(),
+            progress=progress,
+        )
+        return precision, ranges
+    method = calibrator(recipe.calibrator)
+    histograms = observe_histograms(
+        model,
+        (batch.inputs for batch in chosen.batches()),
+        tensors=tuple(watched),
         engine=engine,
-        data_digest=images.calibration.dataset.digest,
-        total=images.calibration.batch_count(),
+        data_digest=chosen.dataset.digest,
+        total=chosen.batch_count(),
         progress=progress,
     )
+    few = chosen.spread(CHANNEL_IMAGES)
+    statistics = observe_channels(
+        model,
+        (batch.inputs for batch in few.batches()),
+        tensors=tuple(watched),
+        engine=engine,
+        total=few.batch_count(),
+        progress=progress,
+    )
+    return precision.informed(statistics), calibrate(histograms, method, precision.grid, watched)
 
 
 def _save(directory: Path, exported: Artifact, lowered: Artifact, ranges: Ranges | None) -> None:

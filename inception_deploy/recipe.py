@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["BatchProfile", "Head", "PrecisionName", "Recipe", "TargetName"]
 
 Head: TypeAlias = Literal["logits", "probabilities", "features"]
-PrecisionName: TypeAlias = Literal["fp32", "fp16"]
+PrecisionName: TypeAlias = Literal["fp32", "fp16", "int8"]
 TargetName: TypeAlias = Literal["onnxruntime"]
 
 
@@ -66,6 +66,9 @@ class Recipe:
         batch: sizes that will be served; throughput is measured at the optimum and the maximum.
         calibration: images to take ranges from; None takes `data`'s.
         calibration_size: how many of them.
+        calibrator: chooses the ranges of INT8 activations; a parameter follows a colon.
+        reduce_range: 7-bit weights for INT8, which x86 without VNNI needs; None looks at the
+            machine.
         data: labelled images for parity; None takes the weights' own data set where they have one,
             else seeded noise.
         data_size: how many images of it are compared.
@@ -92,6 +95,8 @@ class Recipe:
     batch: BatchProfile = BatchProfile()
     calibration: str | None = None
     calibration_size: int = 256
+    calibrator: str = "auto"
+    reduce_range: bool | None = None
     data: str | None = None
     data_size: int = 1000
     max_drop: float | None = None

@@ -50,11 +50,22 @@ def _recipe(path: Path | None, options: dict[str, Any]) -> Recipe:
 @click.option("--head", type=click.Choice(get_args(Head)), help="What the graph returns.")
 @click.option("--fp32", "precision", flag_value="fp32", help="Keep FP32 (the default).")
 @click.option("--fp16", "precision", flag_value="fp16", help="Lower to FP16 in the graph itself.")
+@click.option("--int8", "precision", flag_value="int8", help="Quantise with calibration images.")
 @click.option("--precision", "precision", type=click.Choice(get_args(PrecisionName)), hidden=True)
 @click.option("--target", type=click.Choice(get_args(TargetName)), help="Engine to make it for.")
 @click.option("--batch", metavar="MIN:OPT:MAX", help="Batch sizes that will be served.")
 @click.option("--calibration", metavar="PATH", help="Images for ranges; as --data, no labels.")
 @click.option("--calibration-size", type=int, metavar="N", help="How many of them.  [256]")
+@click.option(
+    "--calibrator",
+    metavar="NAME",
+    help="min_max, percentile[:99.99], entropy, mse or auto (INT8).  [auto]",
+)
+@click.option(
+    "--reduce-range/--full-range",
+    default=None,
+    help="7-bit weights, for x86 without VNNI.  [as this machine needs it]",
+)
 @data_options(None)
 @click.option("--max-drop", type=float, metavar="POINTS", help="Fail above this loss of top-1.")
 @click.option("--opset", type=int, help="ONNX opset of the graph.  [20]")

@@ -134,8 +134,16 @@ def _size_rows(manifest: dict[str, Any] | Any) -> list[tuple[str, str, str, str]
 def _stages(manifest: dict[str, Any] | Any) -> str:
     """ "export 1.2 s → fuse/conv_bn 57 applied 0.9 s → …" """
     parts = []
+    idle = [s for s in manifest["stages"] if s["name"].startswith("fuse/") and not _did(s)]
     for stage in manifest["stages"]:
+        if stage in idle:
+            continue
         counts = f"{len(stage['applied'])} applied " if stage["applied"] else ""
         counts += f"{len(stage['refused'])} refused " if stage["refused"] else ""
         parts.append(f"{stage['name']} [dim]{counts}{stage['seconds']:.1f} s[/]")
-    return " → ".join(parts)
+    rest = f" [dim]({len(idle)} more rewrites found nothing)[/]" if idle else ""
+    return " → ".join(parts) + rest
+
+
+def _did(stage: dict[str, Any]) -> bool:
+    return bool(stage["applied"] or stage["refused"])

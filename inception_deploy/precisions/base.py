@@ -5,11 +5,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 import onnx
 
 from inception_deploy.artifact import Applied, Refused
+from inception_deploy.calibrators import Grid
+from inception_deploy.channels import ChannelStatistics
 from inception_deploy.ranges import Ranges
 
 __all__ = ["FP32_BOUND", "Lowering", "Precision"]
@@ -46,6 +48,30 @@ class Precision(ABC):
 
     needs_ranges: bool
     """Whether `lower` needs calibration images to have been seen."""
+
+    def at(self, placement: str) -> Self:
+        """This precision for the target of that name, where targets differ."""
+        del placement
+        return self
+
+    @property
+    def grid(self) -> Grid:
+        """What activations are quantised to, for a calibrator; of integer precisions."""
+        return Grid()
+
+    def watched(self, model: onnx.ModelProto) -> Mapping[str, int] | None:
+        """The activations of `model` whose ranges are to be chosen from histograms → their groups.
+
+        Tensors of one group get one range. None where the exact range of every tensor is asked for,
+        or none of any.
+        """
+        del model
+        return None
+
+    def informed(self, statistics: Mapping[str, ChannelStatistics]) -> Self:
+        """This precision, knowing what was seen of the channels of the `watched` tensors."""
+        del statistics
+        return self
 
     @abstractmethod
     def lower(self, model: onnx.ModelProto, ranges: Ranges | None) -> Lowering:

@@ -34,12 +34,14 @@ class Target:
     Args:
         name: as asked for on the command line.
         engine: name of the engine that runs its graphs.
+        placement: name of the placement of its quantisers.
         choices: one for every rewrite of the phases `EXCHANGE` and `MERGE` that was measured here;
             a rewrite without one does not run.
     """
 
     name: str
     engine: str
+    placement: str
     choices: tuple[Choice, ...] = ()
 
     def rewrites(self, precision: PrecisionName) -> tuple[Fusion, ...]:

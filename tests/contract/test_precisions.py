@@ -22,6 +22,9 @@ from inception_deploy.ranges import Ranges
 
 pytestmark = pytest.mark.parametrize("name", PRECISIONS.names())
 
+LARGEST_BOUND = {"fp32": 1e-3, "fp16": 0.1, "int8": 0.7}
+"""What no bound of these small networks may exceed: 8 bits over 100 layers are that coarse."""
+
 BODY = "a = Conv(input, w, b)\n output = Relu(a)"
 SIZES = {"w": (3, 4, 3, 3), "b": (3,)}
 
@@ -47,7 +50,7 @@ def test_lowered_networks_stay_within_their_bound_and_keep_their_face(
     assert record.name == f"lower/{name}"
     assert record.error is not None
     assert record.bound is not None
-    assert record.error <= record.bound < 0.1
+    assert record.error <= record.bound < LARGEST_BOUND[name]
     assert list(quarrels(after.model)) == []
     assert list(useless_casts(after.model)) == []
     # input, output, metadata and every block's tensor are what they were

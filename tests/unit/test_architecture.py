@@ -41,7 +41,10 @@ def test_no_stage_imports_a_later_one(stage: str) -> None:
         assert not {name.split(".")[0] for name in imported(path)} & later, path.name
 
 
-@pytest.mark.parametrize("folder", ["networks", "fusions", "precisions", "engines"])
+@pytest.mark.parametrize(
+    "folder",
+    ["networks", "fusions", "calibrators", "placements", "precisions", "engines", "targets"],
+)
 def test_variants_import_no_stage(folder: str) -> None:
     for path in (PACKAGE / folder).glob("*.py"):
         seen = {name.split(".")[0] for name in imported(path)}

@@ -1,0 +1,170 @@
+"""Write a quantised graph: QuantizeLinear and DequantizeLinear around what a plan names.
+
+A quantised activation T keeps its name where it is used: what its producer puts out becomes
+`T:float`, the integers are `T:int8` (or `T:uint8`), and T is what DequantizeLinear makes of them.
+Weights are stored as integers behind a DequantizeLinear of their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
+
+from inception_deploy.placements.base import ACTIVATIONS, WEIGHTED, BiasForm, LinearForm, Plan
+from inception_deploy.quantisation import QuantisedWeights, Quantiser, quantised_bias
+
+__all__ = ["quantised"]
+
+
+def quantised(
+    model: onnx.ModelProto,
+    plan: Plan,
+    grids: Mapping[str, Quantiser],
+    weights: Mapping[str, QuantisedWeights],
+    biases: Mapping[str, NDArray[np.float64]],
+    *,
+    bias_form: BiasForm,
+    linear_form: LinearForm,
+) -> onnx.ModelProto:
+    """A copy of `model` in which the nodes of `plan` stand between quantisers.
+
+    Args:
+        model: FP32, constants as initialisers.
+        grids: quantised activation → its grid.
+        weights: node name → its weights in integers, axis 0.
+        biases: node name → its bias in float64 (channels,), where it has one.
+        bias_form: of convolutions; linear layers written as `MatMul` add theirs in float.
+        linear_form: "MatMul" writes a `Gemm` as `MatMul` and `Add`.
+    """
+    return _Writer(model, plan, grids, weights, biases, bias_form, linear_form).write()
+
+
+class _Writer:
+    """One run of `quantised`."""
+
+    def __init__(
+        self,
+        model: onnx.ModelProto,
+        plan: Plan,
+        grids: Mapping[str, Quantiser],
+        weights: Mapping[str, QuantisedWeights],
+        biases: Mapping[str, NDArray[np.float64]],
+        bias_form: BiasForm,
+        linear_form: LinearForm,
+    ) -> None:
+        self.model = onnx.ModelProto()
+        self.model.CopyFrom(model)
+        self.plan, self.grids, self.weights, self.biases = plan, grids, weights, biases
+        self.bias_form, self.linear_form = bias_form, linear_form
+        self.nodes: list[onnx.NodeProto] = []
+        self.initialisers = {t.name: t for t in self.model.graph.initializer}
+
+    def write(self) -> onnx.ModelProto:
+        graph = self.model.graph
+        for value in graph.input:
+            if value.name in self.grids:
+                self._pair(value.name, value.name, f"{value.name}:quantised")
+        inputs = {v.name: f"{v.name}:quantised" for v in graph.input if v.name in self.grids}
+        placed = set(self.plan.nodes)
+        for node in list(graph.node):
+            for index, name in enumerate(node.input):
+                node.input[index] = inputs.get(name, name)
+            if node.name in placed and node.op_type in ACTIVATIONS:
+                self._cut(node, inputs)
+                continue
+            raw = {name: f"{name}:float" for name in node.output if name in self.grids}
+            for index, name in enumerate(node.output):
+                node.output[index] = raw.get(name, name)
+            if node.name in placed and node.op_type in WEIGHTED:
+                self._weighted(node)
+            else:
+                self.nodes.append(node)
+            for name, source in raw.items():
+                self._pair(name, source, name)
+        used = {name for node in self.nodes for name in node.input}
+        del graph.node[:], graph.initializer[:], graph.value_info[:]
+        graph.node.extend(self.nodes)
+        graph.initializer.extend(t for name, t in self.initialisers.items() if name in used)
+        return self.model
+
+    def _pair(self, tensor: str, source: str, result: str) -> None:
+        """source → QuantizeLinear → DequantizeLinear → result, on the grid of `tensor`."""
+        grid = self.grids[tensor]
+        scale = self._constant(f"{tensor}:scale", np.float32(grid.scale))
+        zero = self._constant(f"{tensor}:zero_point", np.array(grid.zero_point, grid.dtype))
+        integers = f"{tensor}:{grid.dtype}"
+        self._add("QuantizeLinear", [source, scale, zero], integers)
+        self._add("DequantizeLinear", [integers, scale, zero], result)
+
+    def _cut(self, node: onnx.NodeProto, inputs: Mapping[str, str]) -> None:
+        """A ReLU between two tensors of one grid: max(q, zero point), on the integers."""
+        (name,) = node.output
+        source = next((k for k, v in inputs.items() if v == node.input[0]), node.input[0])
+        grid = self.grids[name]
+        scale = self._constant(f"{name}:scale", np.float32(grid.scale))
+        zero = self._constant(f"{name}:zero_point", np.array(grid.zero_point, grid.dtype))
+        cut = f"{name}:{grid.dtype}"
+        self._add("Clip", [f"{source}:{grid.dtype}", zero], cut, name=node.name)
+        self._add("DequantizeLinear", [cut, scale, zero], name)
+
+    def _weighted(self, node: onnx.NodeProto) -> None:
+        """A convolution or linear layer with its weights, and maybe its bias, in integers."""
+        linear = node.op_type == "Gemm" and self.linear_form == "MatMul"
+        grid = self.weights[node.name]
+        bias = self.biases.get(node.name)
+        integers = np.ascontiguousarray(grid.integers.T) if linear else grid.integers
+        axis = integers.ndim - 1 if linear else 0
+        name = f"{node.name}.weight"
+        weight = self._dequantised(name, integers, grid.scales, axis)
+        if linear:
+            result = node.output[0]
+            product = f"{node.name}:product" if bias is not None else result
+            matmul = helper.make_node("MatMul", [node.input[0], weight], [product], node.name)
+            self.nodes.append(matmul)
+            if bias is not None:
+                shift = self._constant(f"{node.name}.bias", bias.astype(np.float32))
+                self._add("Add", [product, shift], result, name=f"{node.name}.bias_add")
+            return
+        inputs = [node.input[0], weight]
+        if bias is not None and self.bias_form == "int32":
+            steps, scales = quantised_bias(bias, self.grids[self._data(node)].scale, grid.scales)
+            inputs.append(self._dequantised(f"{node.name}.bias", steps, scales, 0))
+        elif bias is not None:
+            inputs.append(self._constant(f"{node.name}.bias", bias.astype(np.float32)))
+        copy = onnx.NodeProto()
+        copy.CopyFrom(node)
+        del copy.input[:]
+        copy.input.extend(inputs)
+        self.nodes.append(copy)
+
+    def _data(self, node: onnx.NodeProto) -> str:
+        """The quantised activation a weighted node reads."""
+        return str(node.input[0]).removesuffix(":quantised")
+
+    def _dequantised(
+        self, name: str, integers: NDArray[np.generic], scales: NDArray[np.float32], axis: int
+    ) -> str:
+        """Integers stored in the graph, and the name of the float tensor made of them."""
+        stored = self._constant(f"{name}:{integers.dtype.name}", integers)
+        scale = self._constant(f"{name}:scale", scales)
+        zero = self._constant(f"{name}:zero_point", np.zeros(scales.shape, integers.dtype))
+        return self._add(
+            "DequantizeLinear", [stored, scale, zero], f"{name}:dequantised", axis=axis
+        )
+
+    def _constant(self, name: str, values: NDArray[np.generic] | np.generic) -> str:
+        self.initialisers[name] = numpy_helper.from_array(np.asarray(values), name)
+        return name
+
+    def _add(
+        self, op: str, inputs: list[str], output: str, *, name: str = "", **attributes: Any
+    ) -> str:
+        self.nodes.append(
+            helper.make_node(op, inputs, [output], name or f"{output}.{op}", **attributes)
+        )
+        return output

@@ -1,0 +1,183 @@
+"""The shape of a placement: rules as data, and the plan they make of a graph.
+
+A placement says per operator whether a target runs it in integers, and what it asks for then:
+quantised inputs, a quantised output, one grid on both sides. The plan names the nodes that will run
+in integers, the tensors that get a quantiser, and the groups of tensors that must share one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
+
+import networkx as nx
+import onnx
+
+from inception_deploy.artifact import Refused
+from inception_deploy.quantisation import IntegerType
+
+__all__ = ["WEIGHTED", "BiasForm", "LinearForm", "Placement", "Plan", "Rule"]
+
+BiasForm: TypeAlias = Literal["int32", "float"]
+LinearForm: TypeAlias = Literal["Gemm", "MatMul"]
+
+WEIGHTED = frozenset({"Conv", "Gemm"})
+"""Operators with a constant second input that is quantised per output channel."""
+
+_LINEAR = {"transB": 1}
+
+ACTIVATIONS = frozenset({"Relu"})
+"""What a quantiser behind it takes in: it cuts at zero by itself."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What a target does with one operator.
+
+    Args:
+        op: the ONNX operator.
+        why: the reason, one line.
+        output: whether the output must be quantised for the node to run in integers.
+        shares: inputs and output have one grid, so that values are moved and not computed.
+        source: whether it may stand where its inputs come from float nodes; they are quantised for
+            it. Operators that only move or add do not pay for that.
+    """
+
+    op: str
+    why: str
+    output: bool = True
+    shares: bool = False
+    source: bool = False
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What becomes of one graph.
+
+    Args:
+        nodes: names of the nodes that are to run in integers, in order.
+        groups: quantised activation → the group whose grid it has.
+        refused: nodes of the rules' operators that stay float, and why.
+    """
+
+    nodes: tuple[str, ...]
+    groups: Mapping[str, int]
+    refused: tuple[Refused, ...] = ()
+
+    def members(self) -> dict[int, list[str]]:
+        """Group → its tensors, in graph order."""
+        found: dict[int, list[str]] = {}
+        for tensor, group in self.groups.items():
+            found.setdefault(group, []).append(tensor)
+        return found
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where quantisers go for one target.
+
+    Args:
+        name: of the target.
+        activations: integer type of activations.
+        symmetric: zero point 0 for every activation.
+        bias: int32 on the accumulator's grid, or left in float.
+        linear: how a linear layer is written.
+        rules: one per operator that may run in integers; operators without one stay float.
+        keep_float: (condition name, reason) pairs are not needed: see `objection`.
+    """
+
+    name: str
+    activations: IntegerType
+    symmetric: bool
+    bias: BiasForm
+    linear: LinearForm
+    rules: tuple[Rule, ...]
+    least_channels: int = 1
+    notes: Mapping[str, str] = field(default_factory=dict)
+
+    def plan(self, model: onnx.ModelProto, *, exclude: Collection[str] = ()) -> Plan:
+        """The plan for an FP32 graph with named nodes and constants as initialisers.
+
+        Args:
+            exclude: names of nodes that are to stay float, whatever the rules say.
+        """
+        return _Planner(self, model, frozenset(exclude)).plan()
+
+
+class _Planner:
+    """One run of `Placement.plan`."""
+
+    def __init__(
+        self, placement: Placement, model: onnx.ModelProto, exclude: Collection[str]
+    ) -> None:
+        self.placement = placement
+        self.rules = {rule.op: rule for rule in placement.rules}
+        self.graph = model.graph
+        self.exclude = exclude
+        self.constants = {tensor.name for tensor in self.graph.initializer}
+        self.outputs = {value.name for value in self.graph.output}
+        self.consumers: dict[str, list[onnx.NodeProto]] = {}
+        for node in self.graph.node:
+            for name in node.input:
+                self.consumers.setdefault(name, []).append(node)
+
+    def plan(self) -> Plan:
+        integral = {value.name for value in self.graph.input}
+        placed: list[str] = []
+        refused: list[Refused] = []
+        grids: nx.Graph[str] = nx.Graph()
+        for node in self.graph.node:
+            rule = self.rules.get(node.op_type)
+            if rule is None or node.output[0] in integral:
+                continue  # an activation that the quantiser of the node before it takes in
+            reason = self._objection(node, rule, integral)
+            if reason is not None:
+                refused.append(Refused("int8", node.name, reason))
+                continue
+            placed.append(node.name)
+            tensors = list(self._data(node))
+            grids.add_nodes_from(tensors)
+            if rule.output:
+                for output in map(self._settled, node.output):
+                    grids.add_node(output)
+                    integral.add(output)
+                    tensors.append(output)
+            if rule.shares:
+                nx.add_path(grids, tensors)
+        order = [value.name for value in self.graph.input]
+        order += [name for node in self.graph.node for name in node.output]
+        group = {t: i for i, part in enumerate(nx.connected_components(grids)) for t in part}
+        groups = {tensor: group[tensor] for tensor in order if tensor in group}
+        return Plan(tuple(placed), groups, tuple(refused))
+
+    def _data(self, node: onnx.NodeProto) -> Iterator[str]:
+        """The activations a node reads."""
+        inputs = node.input[:1] if node.op_type in WEIGHTED else node.input
+        yield from (name for name in inputs if name and name not in self.constants)
+
+    def _settled(self, output: str) -> str:
+        """Where an output is quantised: behind the activation that follows it alone."""
+        users = self.consumers.get(output, [])
+        if len(users) == 1 and users[0].op_type in ACTIVATIONS and output not in self.outputs:
+            return str(users[0].output[0])
+        return output
+
+    def _objection(self, node: onnx.NodeProto, rule: Rule, integral: Collection[str]) -> str | None:
+        """Why a node stays float; None where it runs in integers."""
+        if node.name in self.exclude:
+            return "kept in float on request"
+        if rule.output and any(self._settled(name) in self.outputs for name in node.output):
+            return "its output leaves the graph, which stays float"
+        if node.op_type in WEIGHTED:
+            if node.input[1] not in self.constants:
+                return "its weights are not constant"
+            attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+            if node.op_type == "Gemm" and attributes != {**_LINEAR, **attributes}:
+                return "it is no plain linear layer: transB 1, alpha and beta 1, transA 0"
+            return None
+        if not rule.source:
+            floats = [name for name in self._data(node) if name not in integral]
+            if floats:
+                return f"its input '{floats[0]}' is computed in float"
+        return None

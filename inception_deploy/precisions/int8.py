@@ -1,0 +1,184 @@
+"""INT8: explicit quantisers in the graph, placed as the target's kernels want them.
+
+Activations get one affine grid each, from calibrated ranges; weights one symmetric grid per output
+channel. What runs in integers, which tensors share a grid and where the bias lives is the target's
+placement; this file does the arithmetic and states the bound.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from inception_deploy.artifact import Applied, Refused
+from inception_deploy.calibrators import Grid
+from inception_deploy.channels import ChannelStatistics
+from inception_deploy.errors import StageError
+from inception_deploy.lowering.qdq import quantised
+from inception_deploy.lowering.schema import infer
+from inception_deploy.placements import PLACEMENTS, Placement, Plan
+from inception_deploy.placements.base import WEIGHTED
+from inception_deploy.precisions._weights import float_weights, fp32_graph
+from inception_deploy.precisions.base import FP32_BOUND, Lowering, Precision
+from inception_deploy.quantisation import (
+    QuantisedWeights,
+    Quantiser,
+    activation_quantiser,
+    bias_correction,
+    quantise_weights,
+)
+from inception_deploy.ranges import Ranges, TensorRange
+
+__all__ = ["PRECISIONS", "Int8"]
+
+STAGE = "lower/int8"
+
+UNIT = 1 / 255
+"""Error of a grid in units of its range: half a step of rounding, and as much again for what lies
+outside a range that was calibrated on other images."""
+
+CONFIDENCE = 8.0
+"""Twice that of FP16 (`precisions/fp16.py`): errors add up like a random walk, but in eight bits
+they are not small against the values, and narrow networks hardly average them. The bound is there
+to catch a graph that is wrong, not one that is coarse; that is for parity and its verdict to say."""
+
+
+@dataclass(frozen=True)
+class Int8(Precision):
+    """Eight-bit integers for activations and weights.
+
+    Args:
+        placement: the target's.
+        bits: of the weights, 8 or 7 (x86 without VNNI).
+        clip_weights: choose each channel's grid by its squared error.
+        exclude: names of nodes that stay float.
+        statistics: of the activations, for bias correction; a convolution whose input has none is
+            not corrected.
+    """
+
+    placement: Placement = field(default_factory=lambda: PLACEMENTS.get("onnxruntime"))
+    bits: int = 8
+    clip_weights: bool = False
+    exclude: frozenset[str] = frozenset()
+    statistics: Mapping[str, ChannelStatistics] = field(default_factory=dict)
+    name = "int8"
+    needs_ranges = True
+
+    def at(self, placement: str) -> Int8:
+        return replace(self, placement=PLACEMENTS.get(placement))
+
+    @property
+    def grid(self) -> Grid:
+        """What activations are quantised to, for a calibrator."""
+        return Grid(symmetric=self.placement.symmetric)
+
+    def informed(self, statistics: Mapping[str, ChannelStatistics]) -> Int8:
+        return replace(self, statistics=statistics)
+
+    def watched(self, model: onnx.ModelProto) -> Mapping[str, int]:
+        return self._plan(fp32_graph(model, stage=STAGE)).groups
+
+    def lower(self, model: onnx.ModelProto, ranges: Ranges | None) -> Lowering:
+        if ranges is None:
+            raise StageError(f"{STAGE}: needs the ranges of every tensor; calibrate first")
+        graph = fp32_graph(model, stage=STAGE)
+        plan = self._plan(graph)
+        grids = self._grids(plan, ranges)
+        weights, biases = self._weights(graph, plan)
+        written = quantised(
+            graph,
+            plan,
+            grids,
+            weights,
+            biases,
+            bias_form=self.placement.bias,
+            linear_form=self.placement.linear,
+        )
+        written = infer(written, stage=STAGE)
+        depth = _roundings(written)
+        kinds = {node.name: node.op_type for node in graph.graph.node}
+        return Lowering(
+            written,
+            bound=FP32_BOUND + CONFIDENCE * UNIT * math.sqrt(depth),
+            applied=tuple(Applied(self.name, name, kinds[name]) for name in plan.nodes),
+            refused=(*plan.refused, *_unruled(graph, plan, self.placement)),
+            facts={
+                "placement": self.placement.name,
+                "weight_bits": self.bits,
+                "roundings": depth,
+                "quantised_tensors": len(plan.groups),
+                "grids": len(plan.members()),
+                "int8_nodes": len(plan.nodes),
+            },
+        )
+
+    def _plan(self, graph: onnx.ModelProto) -> Plan:
+        return self.placement.plan(graph, exclude=self.exclude)
+
+    def _grids(self, plan: Plan, ranges: Ranges) -> dict[str, Quantiser]:
+        """One grid per group, over the ranges of all its tensors."""
+        grids: dict[str, Quantiser] = {}
+        for tensors in plan.members().values():
+            missing = [tensor for tensor in tensors if tensor not in ranges.tensors]
+            if missing:
+                raise StageError(f"{STAGE}: no range was taken of '{missing[0]}'; calibrate again")
+            seen = [ranges.tensors[tensor] for tensor in tensors]
+            whole = TensorRange(min(r.minimum for r in seen), max(r.maximum for r in seen))
+            grid = activation_quantiser(
+                whole, self.placement.activations, symmetric=self.placement.symmetric
+            )
+            grids |= dict.fromkeys(tensors, grid)
+        return grids
+
+    def _weights(
+        self, graph: onnx.ModelProto, plan: Plan
+    ) -> tuple[dict[str, QuantisedWeights], dict[str, NDArray[np.float64]]]:
+        """Weights in integers and biases in float64, by node."""
+        values, placed = float_weights(graph), set(plan.nodes)
+        weights: dict[str, QuantisedWeights] = {}
+        biases: dict[str, NDArray[np.float64]] = {}
+        for node in graph.graph.node:
+            if node.name not in placed or node.op_type not in WEIGHTED:
+                continue
+            own = values[node.input[1]]
+            grid = quantise_weights(own, bits=self.bits, clip=self.clip_weights)
+            weights[node.name] = grid
+            bias = values[node.input[2]].astype(np.float64) if len(node.input) > 2 else None
+            seen = self.statistics.get(node.input[0])
+            if seen is not None:
+                correction = bias_correction(own, grid, seen.mean)
+                bias = -correction if bias is None else bias - correction
+            if bias is not None:
+                biases[node.name] = bias
+        return weights, biases
+
+
+def _unruled(graph: onnx.ModelProto, plan: Plan, placement: Placement) -> tuple[Refused, ...]:
+    """Nodes that compute something and stay float because the target has no rule for them."""
+    ruled = {rule.op for rule in placement.rules}
+    return tuple(
+        Refused("int8", node.name, f"no integer kernel for {node.op_type} on {placement.name}")
+        for node in graph.graph.node
+        if node.op_type not in ruled and node.op_type != "Relu"
+    )
+
+
+def _roundings(model: onnx.ModelProto) -> int:
+    """Quantisers on the longest way through the graph, those of weights included."""
+    depth: dict[str, int] = {}
+    for node in model.graph.node:
+        before = max((depth.get(name, 0) for name in node.input), default=0)
+        own = 1 if node.op_type == "QuantizeLinear" else 0
+        if node.op_type in ("Conv", "Gemm", "MatMul"):
+            own = 1
+        for name in node.output:
+            depth[name] = before + own
+    return max(depth.values(), default=0)
+
+
+PRECISIONS = (Int8(),)

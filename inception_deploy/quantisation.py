@@ -1,0 +1,181 @@
+"""Eight-bit arithmetic: affine grids for activations, symmetric per-channel grids for weights.
+
+    q = clip(round(x / scale) + zero_point, lowest, highest)        x ≈ (q − zero_point) · scale
+
+as ONNX defines `QuantizeLinear` (half to even) and `DequantizeLinear`. Zero is always on the grid:
+padding writes zeros, and a ReLU cuts at one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from inception_deploy.ranges import TensorRange
+
+__all__ = [
+    "IntegerType",
+    "QuantisedWeights",
+    "Quantiser",
+    "activation_quantiser",
+    "bias_correction",
+    "quantise_weights",
+    "quantised_bias",
+]
+
+IntegerType: TypeAlias = Literal["uint8", "int8"]
+Float64Array: TypeAlias = NDArray[np.float64]
+
+SMALLEST_SCALE = float(np.finfo(np.float32).tiny)
+"""Of a tensor that is zero throughout; any positive one would do."""
+
+CLIPS = np.linspace(0.5, 1.0, 51)
+"""Candidates of `quantise_weights`, as parts of the largest magnitude; 1 clips nothing."""
+
+
+@dataclass(frozen=True)
+class Quantiser:
+    """One affine grid for a whole tensor.
+
+    Args:
+        scale: distance of neighbouring values, float32 precision.
+        zero_point: the integer that stands for 0.
+        dtype: of the integers.
+    """
+
+    scale: float
+    zero_point: int
+    dtype: IntegerType
+
+    @property
+    def limits(self) -> tuple[int, int]:
+        """Lowest and highest integer."""
+        return (0, 255) if self.dtype == "uint8" else (-128, 127)
+
+    def quantise(self, values: NDArray[Any]) -> NDArray[Any]:
+        """float → integers of `dtype`, the same shape."""
+        low, high = self.limits
+        scaled = np.rint(values / np.float32(self.scale)) + self.zero_point
+        integers: NDArray[Any] = np.clip(scaled, low, high).astype(self.dtype)
+        return integers
+
+    def dequantise(self, integers: NDArray[Any]) -> NDArray[np.float32]:
+        """Integers → float32, the same shape."""
+        offsets = integers.astype(np.int32) - self.zero_point
+        return (offsets * np.float32(self.scale)).astype(np.float32)
+
+
+def activation_quantiser(seen: TensorRange, dtype: IntegerType, *, symmetric: bool) -> Quantiser:
+    """The grid that covers a range.
+
+    Args:
+        seen: what is to be represented; widened to hold 0.
+        symmetric: zero point 0. For uint8 that is exact where nothing is negative; what is negative
+            would be cut off, so such a range is an error of the caller.
+    """
+    low, high = min(seen.minimum, 0.0), max(seen.maximum, 0.0)
+    if dtype == "uint8":
+        assert low == 0.0 or not symmetric, "a uint8 grid with zero point 0 holds nothing negative"
+        scale = max((high - low) / 255, SMALLEST_SCALE)
+        return Quantiser(_float32(scale), round(-low / scale), dtype)
+    if symmetric:
+        return Quantiser(_float32(max(high, -low) / 127), 0, dtype)
+    scale = max((high - low) / 255, SMALLEST_SCALE)
+    return Quantiser(_float32(scale), round(-128 - low / scale), dtype)
+
+
+def _float32(value: float) -> float:
+    return float(np.float32(max(value, SMALLEST_SCALE)))
+
+
+@dataclass(frozen=True)
+class QuantisedWeights:
+    """Weights in integers, with one scale per output channel.
+
+    Args:
+        integers: int8, the shape of the weights.
+        scales: float32 (channels,).
+        axis: of the channels.
+    """
+
+    integers: NDArray[np.int8]
+    scales: NDArray[np.float32]
+    axis: int
+
+    def dequantise(self) -> NDArray[np.float32]:
+        """float32, the shape of the weights."""
+        shape = [1] * self.integers.ndim
+        shape[self.axis] = -1
+        values: NDArray[np.float32] = self.integers * self.scales.reshape(shape)
+        return values
+
+
+def quantise_weights(
+    weights: NDArray[Any], *, axis: int = 0, bits: int = 8, clip: bool = True
+) -> QuantisedWeights:
+    """Symmetric grids, one per channel: integers in ±(2^(bits−1) − 1).
+
+    Args:
+        weights: float, at least two dimensions.
+        bits: 8, or 7 where products of two neighbours must not saturate 16 bits (x86 without VNNI).
+        clip: choose the largest magnitude per channel that gives the smallest squared error, of
+            `CLIPS`; otherwise it is that of the weights.
+    """
+    highest = 2 ** (bits - 1) - 1
+    rows: Float64Array = np.moveaxis(weights, axis, 0).reshape(weights.shape[axis], -1)
+    rows = rows.astype(np.float64)
+    largest = np.abs(rows).max(1)
+    best = np.maximum(largest / highest, SMALLEST_SCALE)
+    if clip:
+        least = np.full(len(rows), np.inf)
+        for part in CLIPS[::-1]:
+            scales = np.maximum(largest * part / highest, SMALLEST_SCALE)
+            steps = np.clip(np.rint(rows / scales[:, None]), -highest, highest)
+            error = ((steps * scales[:, None] - rows) ** 2).sum(1)
+            better = error < least
+            least[better], best[better] = error[better], scales[better]
+    scales32 = best.astype(np.float32)
+    shape = [1] * weights.ndim
+    shape[axis] = -1
+    steps = np.rint(weights / scales32.astype(np.float64).reshape(shape))
+    return QuantisedWeights(np.clip(steps, -highest, highest).astype(np.int8), scales32, axis)
+
+
+def quantised_bias(
+    bias: NDArray[Any], input_scale: float, weight_scales: NDArray[np.float32]
+) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    """int32 bias on the grid of the accumulator, and that grid's scales, float32 (channels,).
+
+    The accumulator counts in input_scale · weight_scale; a bias on this grid is added as it is.
+    """
+    scales = (np.float32(input_scale) * weight_scales).astype(np.float32)
+    limit = 2.0**31 - 1
+    steps = np.clip(np.rint(bias.astype(np.float64) / scales), -limit, limit)
+    return steps.astype(np.int32), scales
+
+
+def bias_correction(
+    weights: NDArray[Any], grid: QuantisedWeights, input_means: NDArray[Any]
+) -> Float64Array:
+    """What quantising the weights adds to each output channel on average, to be subtracted.
+
+    E[(Ŵ − W) · x] = Σ over input channels and taps of (Ŵ − W) · E[x] (arXiv 1906.04721,
+    section 4.2), with zero padding left out of account.
+
+    Args:
+        weights: (out, in / groups, kh, kw), the float ones; `grid` is theirs with axis 0.
+        input_means: (in,), the mean of each input channel.
+
+    Returns:
+        float64 (out,).
+    """
+    difference = grid.dequantise().astype(np.float64) - weights
+    taps = difference.reshape(*difference.shape[:2], -1).sum(2)
+    out, per_group = taps.shape
+    groups = len(input_means) // per_group
+    means = np.repeat(input_means.reshape(groups, per_group), out // groups, axis=0)
+    corrected: Float64Array = (taps * means).sum(1)
+    return corrected
