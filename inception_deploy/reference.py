@@ -116,8 +116,8 @@ def load_reference(
 
     Args:
         network: its name; None takes the default, or for a path whatever the file holds.
-        weights: `embedded`, `pretrained[:TAG]`, `random[:SEED]`, or a path to `.pth`, `.pt`,
-            `.safetensors` or a folder with timm's `config.json`.
+        weights: `embedded`, `pretrained[:TAG]`, `random[:SEED]`, or a path to a weights
+            file (docs/checkpoints.md) or a folder with timm's `config.json`.
         num_classes: checked against the classifier of trained weights; random ones have as many
             classes as the published ones.
         image_size: side of the square input, pixels; None keeps that of the weights.

@@ -33,8 +33,9 @@ def _recipe(path: Path | None, options: dict[str, Any]) -> Recipe:
 @click.option(
     "--weights",
     metavar="SOURCE",
-    help="embedded, pretrained[:TAG], random[:SEED], or a .pth/.pt/.safetensors file, or a folder "
-    "with timm's config.json. Default: pretrained with a NETWORK, embedded without.",
+    help="embedded, pretrained[:TAG], random[:SEED], a weights file (.pth, .safetensors, .npz, .h5, "
+    ".keras, .caffemodel), or a folder with timm's config.json. Default: pretrained with a "
+    "NETWORK, embedded without.",
 )
 @click.option(
     "--onnx",
