@@ -31,6 +31,9 @@ __all__ = ["GOLDEN_IMAGES", "ImagePlan", "ImageSet", "choose_images", "plan_imag
 GOLDEN_IMAGES = 8
 """Images whose PyTorch outputs are recorded and kept in the bundle."""
 
+UNLABELLED_IMAGES = 256
+"""Most of the built-in images compared without labels: agreement settles sooner than accuracy."""
+
 BATCH = 16
 """Images per forward pass of calibration and parity."""
 
@@ -136,7 +139,7 @@ def plan_images(recipe: Recipe, reference: Reference, progress: Progress) -> Ima
     parity = choose_images(
         source,
         reference.preprocessing,
-        count=recipe.data_size,
+        count=recipe.data_size if source else min(recipe.data_size, UNLABELLED_IMAGES),
         seed=recipe.seed,
         skip_bad=recipe.skip_bad_images,
         class_names=reference.class_names,
