@@ -15,6 +15,7 @@ from inception_deploy.bundle import Bundle, save_golden, staged, write_json
 from inception_deploy.calibrate import calibrate, observe, observe_histograms
 from inception_deploy.calibrators import calibrator
 from inception_deploy.channels import observe_channels
+from inception_deploy.dataset import Batch
 from inception_deploy.engines import ENGINES, Engine, Session
 from inception_deploy.export import export
 from inception_deploy.foreign import module_reference, onnx_reference
@@ -26,10 +27,11 @@ from inception_deploy.lower import lower
 from inception_deploy.manifest import compose
 from inception_deploy.onnx_file import OnnxNetwork
 from inception_deploy.parity import ParityReport
+from inception_deploy.pixels import fed, take_pixels
 from inception_deploy.precisions import PRECISIONS, Precision
 from inception_deploy.progress import Progress, SilentProgress
 from inception_deploy.ranges import Ranges
-from inception_deploy.recipe import Recipe
+from inception_deploy.recipe import Layout, Recipe
 from inception_deploy.reference import Reference, load_reference
 from inception_deploy.report import write_report
 from inception_deploy.targets import TARGETS
@@ -46,6 +48,9 @@ __all__ = ["deploy", "reference_of"]
 
 CHANNEL_IMAGES = 64
 """Images that channel means are taken over; means settle sooner than ranges do."""
+
+CHANNEL_BATCH = 2
+"""At a time: every tensor that is looked at is alive until the end of a run."""
 
 
 def deploy(
@@ -81,15 +86,19 @@ def deploy(
             reference = reference_of(recipe, module)
         images = plan_images(recipe, reference, progress)
         reference = _named(reference, images)
-        golden = record_golden(reference.module, images.golden(), progress=progress)
+        shown = images.golden()
+        fed(shown, recipe.pixel_layout)  # images without pixels are found out here, not later
+        golden = record_golden(reference.module, shown.inputs, progress=progress)
         exported = _graph(reference, golden, recipe, progress)
-        fused = fuse(exported, target.rewrites(recipe.precision), progress=progress)
+        taking = _taking(exported, reference, recipe, shown, progress)
+        fused = fuse(taking, target.rewrites(recipe.precision), progress=progress)
         precision, ranges = _calibrate(recipe, fused, images, precision, engine, progress)
         lowered = lower(fused, precision, ranges, progress=progress)
         _save(directory, exported, lowered, ranges)
         with engine.session(directory / "model.onnx") as session:
-            parity, samples = _parity(reference, session, lowered, images, engine, progress)
-            speed = _speed(recipe, reference, directory, session, golden, engine, progress)
+            layout = recipe.pixel_layout
+            parity, samples = _parity(reference, session, lowered, images, layout, engine, progress)
+            speed = _speed(recipe, reference, directory, session, lowered, engine, progress)
         parity = parity.judged(recipe.max_drop)
         write_json(directory / "parity.json", parity.to_dict())
         write_json(directory / "samples.json", samples)
@@ -157,6 +166,17 @@ def _graph(reference: Reference, golden: Golden, recipe: Recipe, progress: Progr
     )
 
 
+def _taking(
+    artifact: Artifact, reference: Reference, recipe: Recipe, shown: Batch, progress: Progress
+) -> Artifact:
+    """The graph with the kind of input that the recipe asks for."""
+    layout = recipe.pixel_layout
+    if layout is None:
+        return artifact
+    pixels = fed(shown, layout)
+    return take_pixels(artifact, reference.preprocessing, layout, pixels, progress=progress)
+
+
 def _calibrate(
     recipe: Recipe,
     artifact: Artifact,
@@ -168,12 +188,12 @@ def _calibrate(
     """What the precision has to know of the activations: it, informed, and their ranges."""
     if not precision.needs_ranges:
         return precision, None
-    chosen, model = images.calibration, artifact.model
+    chosen, model, layout = images.calibration, artifact.model, recipe.pixel_layout
     watched = precision.watched(model)
     if watched is None:
         ranges = observe(
             model,
-            (batch.inputs for batch in chosen.batches()),
+            (fed(batch, layout) for batch in chosen.batches()),
             engine=engine,
             data_digest=chosen.dataset.digest,
             total=chosen.batch_count(),
@@ -183,7 +203,7 @@ def _calibrate(
     method = calibrator(recipe.calibrator)
     histograms = observe_histograms(
         model,
-        (batch.inputs for batch in chosen.batches()),
+        (fed(batch, layout) for batch in chosen.batches()),
         tensors=tuple(watched),
         engine=engine,
         data_digest=chosen.dataset.digest,
@@ -193,10 +213,10 @@ def _calibrate(
     few = chosen.spread(CHANNEL_IMAGES)
     statistics = observe_channels(
         model,
-        (batch.inputs for batch in few.batches()),
+        (fed(batch, layout) for batch in few.batches()),
         tensors=tuple(watched),
         engine=engine,
-        total=few.batch_count(),
+        total=few.batch_count(CHANNEL_BATCH),
         progress=progress,
     )
     return precision.informed(statistics), calibrate(histograms, method, precision.grid, watched)
@@ -216,6 +236,7 @@ def _parity(
     session: Session,
     artifact: Artifact,
     images: ImagePlan,
+    layout: Layout | None,
     engine: Engine,
     progress: Progress,
 ) -> tuple[ParityReport, list[dict[str, Any]]]:
@@ -226,13 +247,19 @@ def _parity(
         session,
         images.parity,
         artifact.golden,
+        layout=layout,
         head=head,
         names=(reference.framework, engine.name),
         progress=progress,
     )
     report = with_blocks(report, artifact.model, artifact.golden, engine, progress)
     samples = sample_predictions(
-        predict, session, images.parity, head=head, class_names=reference.class_names
+        predict,
+        session,
+        images.parity,
+        head=head,
+        class_names=reference.class_names,
+        layout=layout,
     )
     return report, samples
 
@@ -242,7 +269,7 @@ def _speed(
     reference: Reference,
     directory: Path,
     session: Session,
-    golden: Golden,
+    lowered: Artifact,
     engine: Engine,
     progress: Progress,
 ) -> ThroughputReport | None:
@@ -259,7 +286,7 @@ def _speed(
         return speed_trial(
             baseline,
             session,
-            golden.inputs,
+            lowered.golden,
             engine=engine.name,
             precision=recipe.precision,
             batches=sorted({recipe.batch.optimum, recipe.batch.maximum}),
