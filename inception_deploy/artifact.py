@@ -26,6 +26,8 @@ class Golden:
         output_name: "logits", "probabilities" or "features": the graph's output name too.
         blocks: block name → float32 output for the first `block_images` inputs, in order.
         block_images: how many of the inputs the block outputs cover.
+        pixels: what `inputs` were normalised from, uint8 (N, 3, H, W) or (N, H, W, 3), for a graph
+            that takes pixels in that layout; None for one that takes `inputs`.
     """
 
     inputs: FloatArray
@@ -33,6 +35,12 @@ class Golden:
     output_name: str
     blocks: Mapping[str, FloatArray]
     block_images: int
+    pixels: NDArray[np.uint8] | None = None
+
+    @property
+    def feed(self) -> NDArray[Any]:
+        """What the graph is given: pixels where it takes them, else `inputs`."""
+        return self.inputs if self.pixels is None else self.pixels
 
     @property
     def scale(self) -> float:

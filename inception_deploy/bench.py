@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
+from functools import partial
 
 from inception_deploy.bundle import Bundle
 from inception_deploy.compare import reference_of_bundle
@@ -59,8 +60,11 @@ def bench_bundles(
             session = stack.enter_context(engine.session(bundle.model, threads=threads))
             name = "model.onnx" if len(bundles) == 1 else f"{bundle.path.name}/model.onnx"
             precision = str(bundle.manifest["precision"])
+            make_batch = partial(filled, bundle.golden().feed)
             candidates.append(
-                Candidate(engine.name, name, precision, session.run, session.load_seconds)
+                Candidate(
+                    engine.name, name, precision, session.run, session.load_seconds, make_batch
+                )
             )
         return measure(
             candidates,

@@ -20,13 +20,14 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import numpy as np
 
 from inception_deploy.artifact import Golden
 from inception_deploy.errors import BundleError
 from inception_deploy.preprocess import Preprocessing
+from inception_deploy.recipe import Layout
 
 __all__ = [
     "MANIFEST",
@@ -45,7 +46,7 @@ MANIFEST = "manifest.json"
 
 _REQUIRED = frozenset(
     {"network", "weights", "class_names", "preprocessing", "head", "precision", "target"}
-    | {"graph", "reference", "stages", "files", "recipe", "data", "parity"}
+    | {"graph", "reference", "stages", "files", "recipe", "data", "parity", "input"}
 )
 
 
@@ -138,6 +139,8 @@ def _umask() -> int:
 def save_golden(path: Path, golden: Golden) -> None:
     """Inputs and outputs of the golden as compressed .npz (block outputs are not kept)."""
     arrays: dict[str, Any] = {"inputs": golden.inputs, golden.output_name: golden.outputs}
+    if golden.pixels is not None:
+        arrays["pixels"] = golden.pixels
     np.savez_compressed(path, **arrays)
 
 
@@ -145,7 +148,8 @@ def load_golden(path: Path, output_name: str) -> Golden:
     """The inverse of `save_golden`, without block outputs. Raises `BundleError`."""
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            return Golden(arrays["inputs"], arrays[output_name], output_name, {}, 0)
+            pixels = arrays.get("pixels")
+            return Golden(arrays["inputs"], arrays[output_name], output_name, {}, 0, pixels)
     except (OSError, KeyError, ValueError) as error:
         raise BundleError(f"cannot read the golden in {path}: {error}") from error
 
@@ -195,6 +199,12 @@ class Bundle:
     @property
     def preprocessing(self) -> Preprocessing:
         return Preprocessing.from_dict(self.manifest["preprocessing"])
+
+    @property
+    def pixel_layout(self) -> Layout | None:
+        """Layout of the pixels that the graph takes; None where it takes normalised floats."""
+        taken: Mapping[str, Any] = self.manifest["input"]
+        return cast(Layout, taken["layout"]) if taken["dtype"] == "uint8" else None
 
     @property
     def class_names(self) -> tuple[str, ...] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -98,10 +99,12 @@ def compare_bundle(
             golden,
             head=bundle.head,
             names=(reference.framework if reference else against, engine.name),
+            layout=bundle.pixel_layout,
             progress=progress,
         )
     if reference is not None:
         # block outputs are not kept in the bundle: PyTorch computes them again
         fresh = record_golden(reference.module, np.asarray(golden.inputs), progress=progress)
+        fresh = replace(fresh, pixels=golden.pixels)
         report = with_blocks(report, onnx.load(bundle.model), fresh, engine, progress)
     return report.judged(max_drop)

@@ -87,6 +87,8 @@ class Batch:
 
     Args:
         inputs: float32 (n, 3, size, size), C-contiguous.
+        pixels: uint8 RGB (n, size, size, 3), what `inputs` were normalised from; None where the
+            source holds preprocessed input instead of images.
         labels: int64 (n,), or None.
         indices: int64 (n,), positions in the data set.
         names: of the samples.
@@ -96,6 +98,7 @@ class Batch:
     labels: Labels | None
     indices: NDArray[np.int64]
     names: tuple[str, ...]
+    pixels: NDArray[np.uint8] | None = None
 
     def __len__(self) -> int:
         return len(self.names)
@@ -217,9 +220,17 @@ def subset(dataset: Dataset, count: int, *, seed: int = 0) -> NDArray[np.int64]:
     return np.sort(order[:count]).astype(np.int64)
 
 
-def _network_input(sample: Sample, preprocessing: Preprocessing) -> NDArray[np.float32]:
+@dataclass(frozen=True)
+class _Row:
+    sample: Sample
+    values: NDArray[np.float32]
+    pixels: NDArray[np.uint8] | None
+
+
+def _row(sample: Sample, preprocessing: Preprocessing) -> _Row:
     if sample.image is not None:
-        return preprocessing(sample.image)
+        pixels = np.asarray(preprocessing.crop(sample.image), np.uint8)
+        return _Row(sample, preprocessing.normalise(pixels), pixels)
     assert sample.tensor is not None
     expected = (3, preprocessing.size, preprocessing.size)
     if sample.tensor.shape != expected:
@@ -227,7 +238,7 @@ def _network_input(sample: Sample, preprocessing: Preprocessing) -> NDArray[np.f
             f"preprocessed input '{sample.name}' has shape {sample.tensor.shape}, but the network "
             f"takes {expected}; preprocess for that size or pass uint8 'images'"
         )
-    return sample.tensor
+    return _Row(sample, sample.tensor, None)
 
 
 def batches(
@@ -253,7 +264,7 @@ def batches(
     if batch_size < 1:
         raise DataError(f"the batch size must be at least 1, not {batch_size}")
     chosen = range(len(dataset)) if indices is None else indices
-    pending: list[tuple[Sample, NDArray[np.float32]]] = []
+    pending: list[_Row] = []
     read = bad = 0
     for index in chosen:
         try:
@@ -266,7 +277,7 @@ def batches(
                 on_bad(error.name, error)
             continue
         read += 1
-        pending.append((sample, _network_input(sample, preprocessing)))
+        pending.append(_row(sample, preprocessing))
         if len(pending) == batch_size:
             yield _stack(pending)
             pending = []
@@ -276,12 +287,14 @@ def batches(
         raise DataError(f"none of the {bad} images of '{dataset.name}' can be read")
 
 
-def _stack(rows: list[tuple[Sample, NDArray[np.float32]]]) -> Batch:
-    samples = [sample for sample, _ in rows]
+def _stack(rows: list[_Row]) -> Batch:
+    samples = [row.sample for row in rows]
+    pixels = [row.pixels for row in rows if row.pixels is not None]
     labels = [sample.label for sample in samples if sample.label is not None]
     return Batch(
-        inputs=np.ascontiguousarray(np.stack([values for _, values in rows])),
+        inputs=np.ascontiguousarray(np.stack([row.values for row in rows])),
         labels=np.array(labels, np.int64) if len(labels) == len(samples) else None,
         indices=np.array([sample.index for sample in samples], np.int64),
         names=tuple(sample.name for sample in samples),
+        pixels=np.stack(pixels) if len(pixels) == len(rows) else None,
     )

@@ -26,6 +26,7 @@ from inception_deploy import __version__
 from inception_deploy.artifact import Artifact, Golden, StageRecord, model_digest
 from inception_deploy.errors import RecipeError, StageError
 from inception_deploy.graphs import (
+    METADATA_PREFIX,
     close_graph,
     is_op,
     is_output,
@@ -38,10 +39,9 @@ from inception_deploy.preprocess import Preprocessing
 from inception_deploy.progress import Progress, SilentProgress
 from inception_deploy.proof import FP32_BOUND, prove
 
-__all__ = ["BOUND", "INPUT_NAME", "METADATA_PREFIX", "OPSETS", "describe", "export"]
+__all__ = ["BOUND", "INPUT_NAME", "OPSETS", "describe", "export"]
 
 INPUT_NAME = "input"
-METADATA_PREFIX = "inception_deploy."
 
 OPSETS = range(17, 21)
 """Opsets that can be asked for; the exporter knows none above 20 (torch.onnx)."""

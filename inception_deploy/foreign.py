@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from inception_deploy.errors import RecipeError
-from inception_deploy.export import METADATA_PREFIX
+from inception_deploy.graphs import METADATA_PREFIX
 from inception_deploy.networks import NETWORKS
 from inception_deploy.onnx_file import OnnxNetwork, recorded
 from inception_deploy.preprocess import Preprocessing

@@ -26,6 +26,7 @@ from inception_deploy.outline import (
 )
 
 __all__ = [
+    "METADATA_PREFIX",
     "absorb",
     "close_graph",
     "constant_values",
@@ -42,6 +43,9 @@ __all__ = [
 ]
 
 BATCH = "batch"
+
+METADATA_PREFIX = "inception_deploy."
+"""Of the keys under which a graph's metadata says what a reader has to know."""
 
 
 def open_graph(model: onnx.ModelProto) -> gs.Graph:

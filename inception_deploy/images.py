@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from inception_deploy.artifact import FloatArray
 from inception_deploy.dataset import (
     Batch,
     Dataset,
@@ -115,9 +114,10 @@ class ImagePlan:
     parity: ImageSet
     calibration: ImageSet
 
-    def golden(self) -> FloatArray:
-        """Inputs of the golden, float32 (≤ GOLDEN_IMAGES, 3, H, W)."""
-        return np.concatenate([b.inputs for b in self.parity.spread(GOLDEN_IMAGES).batches()])
+    def golden(self) -> Batch:
+        """The images that PyTorch's outputs are recorded for, at most `GOLDEN_IMAGES`."""
+        (batch,) = self.parity.spread(GOLDEN_IMAGES).batches(GOLDEN_IMAGES)
+        return batch
 
 
 def plan_images(recipe: Recipe, reference: Reference, progress: Progress) -> ImagePlan:

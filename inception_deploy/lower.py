@@ -88,7 +88,7 @@ def _prove_rounded(
     try:
         return prove(model, golden, bound=bound, stage=stage, progress=progress)
     except StageError:
-        images = [golden.inputs[i : i + 1] for i in range(len(golden.inputs))]
+        images = [golden.feed[i : i + 1] for i in range(len(golden.feed))]
         engine = ENGINES.get("onnxruntime")
         try:
             observe(model, images, engine=engine, data_digest="", total=len(images))

@@ -62,6 +62,7 @@ def compose(
         "class_names": None if reference.class_names is None else list(reference.class_names),
         "preprocessing": reference.preprocessing.to_dict(),
         "data": recipe.data or reference.default_data,
+        "input": {"dtype": recipe.input, "layout": recipe.pixel_layout or "NCHW"},
         "head": recipe.head,
         "precision": recipe.precision,
         "target": recipe.target,

@@ -213,7 +213,7 @@ def _calibrate(
     few = chosen.spread(CHANNEL_IMAGES)
     statistics = observe_channels(
         model,
-        (fed(batch, layout) for batch in few.batches()),
+        (fed(batch, layout) for batch in few.batches(CHANNEL_BATCH)),
         tensors=tuple(watched),
         engine=engine,
         total=few.batch_count(CHANNEL_BATCH),

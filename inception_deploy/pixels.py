@@ -12,21 +12,89 @@ TensorRT parses a uint8 input only when `Cast` comes first, before any `Transpos
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypeAlias
+import json
+import time
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from inception_deploy.errors import StageError
-from inception_deploy.graphs import close_graph, open_graph
+from inception_deploy.artifact import Applied, Artifact, StageRecord, model_digest
+from inception_deploy.dataset import Batch
+from inception_deploy.errors import DataError, StageError
+from inception_deploy.graphs import METADATA_PREFIX, close_graph, open_graph, set_metadata
 from inception_deploy.preprocess import Preprocessing
+from inception_deploy.progress import Progress, SilentProgress
+from inception_deploy.proof import FP32_BOUND, prove
+from inception_deploy.recipe import Layout
 
-__all__ = ["Layout", "arranged", "rounding_bound", "with_pixel_input"]
+__all__ = ["Layout", "arranged", "fed", "rounding_bound", "take_pixels", "with_pixel_input"]
 
-Layout: TypeAlias = Literal["NCHW", "NHWC"]
 CHANNELS = 3
+
+
+def take_pixels(
+    artifact: Artifact,
+    preprocessing: Preprocessing,
+    layout: Layout,
+    pixels: NDArray[np.uint8],
+    *,
+    progress: Progress | None = None,
+) -> Artifact:
+    """The artifact with raw pixels for its input, and one record "pixels", proven on `pixels`.
+
+    The graph's metadata says so under "input"; a graph without that entry takes floats.
+
+    Args:
+        pixels: what the golden's inputs were normalised from, uint8, in `layout` (see `fed`); from
+            here on they are what the golden feeds.
+
+    Raises:
+        StageError: as `with_pixel_input`, or the result is off by more than `proof.FP32_BOUND`.
+    """
+    listener = progress or SilentProgress()
+    started = time.perf_counter()
+    with listener.stage("pixels"):
+        model = with_pixel_input(artifact.model, preprocessing, layout)
+        known = {entry.key: entry.value for entry in model.metadata_props}
+        taken = json.dumps({"dtype": "uint8", "layout": layout})
+        set_metadata(model, {**known, f"{METADATA_PREFIX}input": taken})
+    golden = replace(artifact.golden, pixels=pixels)
+    proof = prove(model, golden, bound=FP32_BOUND, stage="pixels", progress=progress)
+    record = StageRecord(
+        name="pixels",
+        seconds=time.perf_counter() - started,
+        before=artifact.digest,
+        after=model_digest(model),
+        applied=tuple(
+            Applied("pixels", node.name, node.op_type)
+            for node in model.graph.node
+            if node.name.startswith("pixels.")
+        ),
+        error=proof.error,
+        bound=FP32_BOUND,
+        facts={"layout": layout, "nodes": len(model.graph.node), **proof.facts()},
+    )
+    return replace(artifact, golden=golden).advance(model, record)
+
+
+def fed(batch: Batch, layout: Layout | None) -> NDArray[Any]:
+    """What a graph is given of a batch: its pixels in `layout`, or its float inputs where None.
+
+    Raises:
+        DataError: pixels are asked for, and the batch has none.
+    """
+    if layout is None:
+        return batch.inputs
+    if batch.pixels is None:
+        raise DataError(
+            f"'{batch.names[0]}' is preprocessed already and has no pixels for a uint8 input; "
+            "give images, or an .npz of uint8 'images'"
+        )
+    return arranged(batch.pixels, layout)
 
 
 def with_pixel_input(

@@ -14,6 +14,7 @@ from inception_deploy.bundle import Bundle
 from inception_deploy.dataset import batches
 from inception_deploy.engines import ENGINES
 from inception_deploy.errors import BundleError, DataError
+from inception_deploy.pixels import fed
 from inception_deploy.progress import Progress
 from inception_deploy.sources import IMAGE_SUFFIXES, Files
 
@@ -77,7 +78,7 @@ def predict(
 
         def classified() -> Iterator[Prediction]:
             for batch in batches(images, bundle.preprocessing, 8, skip_bad=skip_bad):
-                scores = session.run(batch.inputs)
+                scores = session.run(fed(batch, bundle.pixel_layout))
                 ranked = top_classes(scores, bundle.head, bundle.class_names, top)
                 yield from map(Prediction, batch.names, ranked)
 

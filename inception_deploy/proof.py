@@ -84,7 +84,7 @@ def prove(
         if value.name in expected and value.name not in shown
     )
     # Batches of another size than the exporter's example of two: a baked-in batch shows here.
-    total = len(golden.inputs)
+    total = len(golden.feed)
     batch = BATCH if total > BATCH else 1
     starts = range(0, total, batch)
     engine = ENGINES.get("onnxruntime")
@@ -93,7 +93,7 @@ def prove(
         listener = progress or SilentProgress()
         for start in listener.track(starts, f"proving {stage}", len(starts)):
             images = slice(start, start + batch)
-            values = session.infer({feed: golden.inputs[images]})
+            values = session.infer({feed: golden.feed[images]})
             for name, golden_values in expected.items():
                 want = golden_values[images]
                 if not len(want):

@@ -14,9 +14,19 @@ from inception_deploy.errors import RecipeError
 if TYPE_CHECKING:
     from inception_deploy.preprocess import Interpolation
 
-__all__ = ["BatchProfile", "Head", "PrecisionName", "Recipe", "TargetName"]
+__all__ = [
+    "BatchProfile",
+    "Head",
+    "InputKind",
+    "Layout",
+    "PrecisionName",
+    "Recipe",
+    "TargetName",
+]
 
 Head: TypeAlias = Literal["logits", "probabilities", "features"]
+InputKind: TypeAlias = Literal["float32", "uint8"]
+Layout: TypeAlias = Literal["NCHW", "NHWC"]
 PrecisionName: TypeAlias = Literal["fp32", "fp16", "int8"]
 TargetName: TypeAlias = Literal["onnxruntime"]
 
@@ -61,6 +71,9 @@ class Recipe:
         image_size, mean, std, crop_pct, interpolation: override the checkpoint's preprocessing;
             mean and std are RGB for pixels in 0–1.
         head: what the graph returns.
+        input: what the graph takes: normalised images, or the pixels of cropped ones, which it
+            then normalises itself.
+        layout: of a uint8 input; None means "NCHW", the only one that float32 has.
         precision: of weights and activations.
         target: the engine the graph is made for.
         batch: sizes that will be served; throughput is measured at the optimum and the maximum.
@@ -90,6 +103,8 @@ class Recipe:
     crop_pct: float | None = None
     interpolation: Interpolation | None = None
     head: Head = "logits"
+    input: InputKind = "float32"
+    layout: Layout | None = None
     precision: PrecisionName = "fp32"
     target: TargetName = "onnxruntime"
     batch: BatchProfile = BatchProfile()
@@ -108,13 +123,18 @@ class Recipe:
     def __post_init__(self) -> None:
         for name, choices in (
             ("head", get_args(Head)),
+            ("input", get_args(InputKind)),
+            ("layout", (None, *get_args(Layout))),
             ("precision", get_args(PrecisionName)),
             ("target", get_args(TargetName)),
         ):
             if getattr(self, name) not in choices:
-                raise RecipeError(
-                    f"{name} must be one of {', '.join(choices)}, not '{getattr(self, name)}'"
-                )
+                known = ", ".join(choice for choice in choices if choice)
+                raise RecipeError(f"{name} must be one of {known}, not '{getattr(self, name)}'")
+        if self.layout is not None and self.input == "float32":
+            raise RecipeError(
+                f"layout {self.layout} is for pixels; ask for input uint8 too, or leave it out"
+            )
         for name in ("num_classes", "image_size", "calibration_size", "data_size"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -127,6 +147,11 @@ class Recipe:
             raise RecipeError("an ONNX file brings its own weights; leave out weights and width")
         if self.seconds < 0:
             raise RecipeError(f"seconds must not be negative, not {self.seconds}")
+
+    @property
+    def pixel_layout(self) -> Layout | None:
+        """Layout of the pixels that the graph takes; None where it takes normalised floats."""
+        return (self.layout or "NCHW") if self.input == "uint8" else None
 
     @property
     def weights_source(self) -> str:

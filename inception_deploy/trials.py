@@ -26,8 +26,10 @@ from inception_deploy.parity import (
     compare_blocks,
     compare_golden,
 )
+from inception_deploy.pixels import arranged, fed
 from inception_deploy.predict import ScoredClass, top_classes
 from inception_deploy.progress import Progress
+from inception_deploy.recipe import Layout
 from inception_deploy.throughput import Candidate, ThroughputReport, measure
 
 __all__ = [
@@ -47,7 +49,7 @@ THUMBNAIL = 128
 def torch_predictor(module: nn.Module) -> Callable[[FloatArray], NDArray[Any]]:
     """float32 (N, 3, H, W) → what the module's head returns, as NumPy."""
 
-    def predict(inputs: FloatArray) -> NDArray[Any]:
+    def predict(inputs: NDArray[Any]) -> NDArray[Any]:
         with torch.inference_mode():
             outputs: NDArray[Any] = module(torch.from_numpy(inputs)).numpy()
         return outputs
@@ -63,9 +65,14 @@ def parity_trial(
     *,
     head: str,
     names: tuple[str, str],
+    layout: Layout | None,
     progress: Progress,
 ) -> ParityReport:
     """Compare a session with the reference on every image, and with the golden.
+
+    Args:
+        reference: takes normalised images whatever the session takes.
+        layout: of the pixels that the session takes; None where it takes normalised images too.
 
     Raises:
         DataError: the images cannot be used.
@@ -76,6 +83,7 @@ def parity_trial(
         session.run,
         images.batches(),
         head=head,
+        feed=lambda batch: fed(batch, layout),
         names=names,
         data_name=images.dataset.name,
         data_digest=images.dataset.digest,
@@ -108,6 +116,7 @@ def sample_predictions(
     *,
     head: str,
     class_names: Sequence[str] | None,
+    layout: Layout | None,
 ) -> list[dict[str, Any]]:
     """A few images with what both networks make of them, for samples.json.
 
@@ -119,11 +128,13 @@ def sample_predictions(
     if not samples:
         return []
     pictures = [images.preprocessing.crop(s.image) for s in samples if s.image is not None]
-    inputs = np.stack([images.preprocessing.normalise(np.asarray(p)) for p in pictures])
+    pixels = np.stack([np.asarray(p, np.uint8) for p in pictures])
+    inputs = images.preprocessing.normalise(pixels)
+    given = inputs if layout is None else arranged(pixels, layout)
     # all at once: engines that take turns on single images wait for each other's idle threads
     wanted, found = (
-        top_classes(np.asarray(run(inputs), np.float32), head, class_names, 3)
-        for run in (reference, session.run)
+        top_classes(np.asarray(outputs, np.float32), head, class_names, 3)
+        for outputs in (reference(inputs), session.run(given))
     )
     return [
         {
@@ -140,7 +151,7 @@ def sample_predictions(
 def speed_trial(
     baseline: Candidate,
     session: Session,
-    inputs: FloatArray,
+    golden: Golden,
     *,
     engine: str,
     precision: str,
@@ -152,25 +163,33 @@ def speed_trial(
 
     Args:
         baseline: the PyTorch network, or the graph as it was given.
-        inputs: some preprocessed images, float32 (N, 3, H, W); repeated to fill a batch.
+        golden: its inputs are repeated to fill a batch; the baseline is given normalised images,
+            and not charged for normalising, whatever the session takes.
         batches: batch sizes to measure.
         seconds: per candidate and batch size.
     """
     candidates = [
         baseline,
-        Candidate(engine, "model.onnx", precision, session.run, session.load_seconds),
+        Candidate(
+            engine,
+            "model.onnx",
+            precision,
+            session.run,
+            session.load_seconds,
+            lambda size: filled(golden.feed, size),
+        ),
     ]
     return measure(
         candidates,
-        lambda size: filled(inputs, size),
+        lambda size: filled(golden.inputs, size),
         batches=batches,
         seconds=seconds,
         progress=progress,
     )
 
 
-def filled(inputs: FloatArray, size: int) -> FloatArray:
-    """A batch of `size` images, repeating `inputs` (N, 3, H, W) as often as it takes."""
+def filled(inputs: NDArray[Any], size: int) -> NDArray[Any]:
+    """A batch of `size` images, repeating `inputs` (N, …) as often as it takes."""
     return np.resize(inputs, (size, *inputs.shape[1:]))
 
 

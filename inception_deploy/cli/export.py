@@ -11,7 +11,15 @@ import click
 
 from inception_deploy.cli.console import Terminal
 from inception_deploy.cli.options import data_options, parse_triple, with_terminal
-from inception_deploy.recipe import BatchProfile, Head, PrecisionName, Recipe, TargetName
+from inception_deploy.recipe import (
+    BatchProfile,
+    Head,
+    InputKind,
+    Layout,
+    PrecisionName,
+    Recipe,
+    TargetName,
+)
 
 __all__ = ["command"]
 
@@ -33,8 +41,8 @@ def _recipe(path: Path | None, options: dict[str, Any]) -> Recipe:
 @click.option(
     "--weights",
     metavar="SOURCE",
-    help="embedded, pretrained[:TAG], random[:SEED], a weights file (.pth, .safetensors, .npz, .h5, "
-    ".keras, .caffemodel), or a folder with timm's config.json. Default: pretrained with a "
+    help="embedded, pretrained[:TAG], random[:SEED], a weights file (.pth, .safetensors, .npz, "
+    ".h5, .keras, .caffemodel), or a folder with timm's config.json. Default: pretrained with a "
     "NETWORK, embedded without.",
 )
 @click.option(
@@ -49,6 +57,12 @@ def _recipe(path: Path | None, options: dict[str, Any]) -> Recipe:
 @click.option("--crop-pct", type=float, help="resize = floor(size / crop_pct).")
 @click.option("--interpolation", type=click.Choice(["nearest", "bilinear", "bicubic", "lanczos"]))
 @click.option("--head", type=click.Choice(get_args(Head)), help="What the graph returns.")
+@click.option(
+    "--input",
+    type=click.Choice(get_args(InputKind)),
+    help="What the graph takes: normalised images, or raw pixels.  [float32]",
+)
+@click.option("--layout", type=click.Choice(get_args(Layout)), help="Of uint8 pixels.  [NCHW]")
 @click.option("--fp32", "precision", flag_value="fp32", help="Keep FP32 (the default).")
 @click.option("--fp16", "precision", flag_value="fp16", help="Lower to FP16 in the graph itself.")
 @click.option("--int8", "precision", flag_value="int8", help="Quantise with calibration images.")

@@ -6,7 +6,7 @@ import math
 import operator
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from typing import Any, Protocol, TypeAlias, cast, get_args
+from typing import Any, Protocol, TypeAlias, TypeVar, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,8 +28,8 @@ __all__ = ["LabelledBatch", "Predictor", "compare"]
 
 TOP = 5
 
-Predictor: TypeAlias = Callable[[FloatArray], NDArray[Any]]
-"""Preprocessed images, float32 (N, 3, H, W) → what the head returns, floating (N, K)."""
+Predictor: TypeAlias = Callable[[NDArray[Any]], NDArray[Any]]
+"""Images, mostly float32 (N, 3, H, W) → what the head returns, floating (N, K)."""
 
 
 class LabelledBatch(Protocol):
@@ -42,12 +42,16 @@ class LabelledBatch(Protocol):
     def labels(self) -> NDArray[np.int64] | None: ...
 
 
+BatchT = TypeVar("BatchT", bound=LabelledBatch)
+
+
 def compare(
     reference: Predictor,
     candidate: Predictor,
-    batches: Iterable[LabelledBatch],
+    batches: Iterable[BatchT],
     *,
     head: str,
+    feed: Callable[[BatchT], NDArray[Any]] | None = None,
     names: tuple[str, str] = ("pytorch", "onnxruntime"),
     data_name: str = "",
     data_digest: str | None = None,
@@ -63,6 +67,7 @@ def compare(
     Args:
         head: what the predictors return; for "features" there is no first choice and labels are
             not looked at.
+        feed: what the candidate is given of a batch; None gives it `inputs`, as the reference.
         names: of reference and candidate, for the report and for messages.
         data_name, data_digest: go into the report's `DataFacts`.
         near_tie_margin: see `NearTies`; None takes twice the largest error.
@@ -92,7 +97,8 @@ def compare(
                 f"{batch.inputs.shape}, at image {images}"
             )
         want = _checked(reference(batch.inputs), names[0], batch.inputs, images)
-        have = _checked(candidate(batch.inputs), names[1], batch.inputs, images)
+        fed = batch.inputs if feed is None else feed(batch)
+        have = _checked(candidate(fed), names[1], batch.inputs, images)
         if want.shape != have.shape:
             raise StageError(
                 f"{names[1]} returned {have.shape[1]} values per image, {names[0]} "

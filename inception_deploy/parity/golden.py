@@ -63,9 +63,9 @@ def compare_golden(session: Session, golden: Golden) -> GoldenError:
         BadInput: the session takes no such images.
     """
     meter = DistanceMeter()
-    for start in range(0, len(golden.inputs), IMAGES_AT_ONCE):
+    for start in range(0, len(golden.feed), IMAGES_AT_ONCE):
         images = slice(start, start + IMAGES_AT_ONCE)
-        outputs = session.infer({session.inputs[0].name: golden.inputs[images]})
+        outputs = session.infer({session.inputs[0].name: golden.feed[images]})
         have = _output(outputs, golden.output_name, golden.outputs[images])
         if not np.isfinite(have).all():
             raise StageError(
@@ -155,7 +155,7 @@ def _run(
     probe.graph.output.extend(
         types.get(name, onnx.ValueInfoProto(name=name)) for name in dict.fromkeys(tensors)
     )
-    images = golden.inputs[: golden.block_images]
+    images = golden.feed[: golden.block_images]
     with engine.session(probe.SerializeToString(), threads=threads, optimise=False) as session:
         return session.infer({session.inputs[0].name: images})
 

@@ -58,6 +58,8 @@ class Candidate:
         precision: e.g. "fp16".
         run: the batch in, anything out.
         load_seconds: how long loading took; None where that is not known.
+        make_batch: batch size → the input of that many images, for one that takes another kind of
+            input than the others; None takes what `measure` is given.
     """
 
     engine: str
@@ -65,6 +67,7 @@ class Candidate:
     precision: str
     run: Runner
     load_seconds: float | None = None
+    make_batch: Callable[[int], NDArray[Any]] | None = None
 
     @property
     def key(self) -> str:
@@ -79,6 +82,7 @@ def measure(
     batches: Sequence[int] = (1, 8),
     seconds: float = 2.0,
     baseline: str | None = None,
+    pairs: Sequence[tuple[str, str]] | None = None,
     progress: Progress | None = None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> ThroughputReport:
@@ -92,6 +96,7 @@ def measure(
         make_batch: batch size → the input of that many images; called once per size.
         seconds: of measurement per candidate and batch size, untimed runs included.
         baseline: key of the candidate that ratios refer to; None takes the first.
+        pairs: (candidate, baseline) by key, in place of every candidate with one `baseline`.
         clock: seconds, monotonic.
 
     Raises:
@@ -103,15 +108,20 @@ def measure(
     reference = keys[0] if baseline is None else baseline
     if reference not in keys:
         raise BadInput(f"no candidate '{reference}' to compare with; known: {', '.join(keys)}")
+    wanted = [(key, reference) for key in keys if key != reference] if pairs is None else pairs
+    for key in (key for pair in wanted for key in pair):
+        if key not in keys:
+            raise BadInput(f"no candidate '{key}' to compare; known: {', '.join(keys)}")
     rows: list[Row] = []
     ratios: list[Ratio] = []
     warnings: list[str] = []
     listener = progress or SilentProgress()
     for batch in batches:
-        inputs = make_batch(batch)
-        if len(inputs) != batch:
-            raise BadInput(f"asked for a batch of {batch} images, got {len(inputs)}")
-        trials = {c.key: _Trial(c, batch, inputs, clock) for c in candidates}
+        common = _batch(make_batch, batch)
+        trials = {}
+        for c in candidates:
+            own = common if c.make_batch is None else _batch(c.make_batch, batch)
+            trials[c.key] = _Trial(c, batch, own, clock)
         with _no_garbage_collection():
             with listener.stage(f"warming up, batch {batch}"):
                 for trial in trials.values():
@@ -119,10 +129,9 @@ def measure(
             _alternate(list(trials.values()), seconds * len(trials), clock, listener)
         rows += [trial.row() for trial in trials.values()]
         warnings += [line for trial in trials.values() for line in trial.warnings()]
-        base = trials.pop(reference)
-        for key, trial in trials.items():
-            found = estimate_ratio(base.medians, trial.medians)
-            ratios.append(Ratio(batch, key, reference, found.ratio, (found.low, found.high)))
+        for key, base in wanted:
+            found = estimate_ratio(trials[base].medians, trials[key].medians)
+            ratios.append(Ratio(batch, key, base, found.ratio, (found.low, found.high)))
     return ThroughputReport(
         machine=describe(),
         versions=library_versions(),
@@ -223,6 +232,13 @@ class _Trial:
                 f"{self._candidate.key} failed at batch {self.batch}: {said}; "
                 "try a smaller batch or leave it out"
             ) from error
+
+
+def _batch(make: Callable[[int], NDArray[Any]], size: int) -> NDArray[Any]:
+    inputs = make(size)
+    if len(inputs) != size:
+        raise BadInput(f"asked for a batch of {size} images, got {len(inputs)}")
+    return inputs
 
 
 def _steady(medians: Sequence[float]) -> bool:

@@ -16,6 +16,7 @@ FIELDS: dict[str, Any] = {
     "weights": {},
     "class_names": None,
     "preprocessing": {},
+    "input": {"dtype": "float32", "layout": "NCHW"},
     "head": "logits",
     "precision": "fp32",
     "target": "onnxruntime",
