@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -116,6 +116,21 @@ class Session(ABC):
         """The common case: the single input in, the first output out."""
         self._opened()
         return self.infer({self.inputs[0].name: images})[self.outputs[0].name]
+
+    def run_many(self, batches: Iterable[Array]) -> Iterator[Array]:
+        """`run` for each of `batches`, in their order; engines that can keep several in flight."""
+        return map(self.run, batches)
+
+    def executed_precisions(self) -> Mapping[str, str] | None:
+        """What the engine made of the graph: node name → "int8", "float16", "bfloat16", "float32".
+
+        None where the engine does not tell. Nodes that it dropped, or of which it does not tell,
+        are missing; a node fused into its only reader has the reader's precision.
+
+        Raises:
+            RuntimeError: the session is not open.
+        """
+        return None
 
     def _opened(self) -> None:
         if not self.inputs:

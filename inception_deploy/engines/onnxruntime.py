@@ -6,6 +6,7 @@ import contextlib
 import importlib
 import io
 import re
+import tempfile
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 import onnx
 
+from inception_deploy.engines._executed import by_node
 from inception_deploy.engines.base import Array, Availability, Engine, Session, TensorSpec
 from inception_deploy.errors import BadInput, MissingDependency, StageError
 
@@ -32,6 +34,9 @@ _DTYPES: Mapping[str, np.dtype[Any]] = {
     "tensor(int64)": np.dtype(np.int64),
     "tensor(bool)": np.dtype(np.bool_),
 }
+
+_ADDED = re.compile(r"(_token_\d+|_nchwc|_nhwc)+$")
+"""What the optimiser appends to the name of a node that it replaces."""
 
 # TF32 would round convolution inputs to 10 bits and pass it off as FP32. The exhaustive algorithm
 # search times kernels, so two loads of one graph could differ; the heuristic one is a table.
@@ -72,18 +77,7 @@ class OnnxRuntimeSession(Session):
         if not self._model:
             raise BadInput(f"{where} is empty; export it again")
 
-        options = ort.SessionOptions()
-        options.log_severity_level = _SILENT
-        options.use_deterministic_compute = True
-        options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
-        options.inter_op_num_threads = 1
-        options.intra_op_num_threads = self._threads or 0
-        # idle workers of one session would otherwise spin on the cores the next one needs
-        options.add_session_config_entry("session.force_spinning_stop", "1")
-        levels = ort.GraphOptimizationLevel
-        options.graph_optimization_level = (
-            levels.ORT_ENABLE_ALL if self._optimise else levels.ORT_DISABLE_ALL
-        )
+        options = self._options(ort)
         cuda = not _cuda_problem()
         providers: list[Any] = ["CPUExecutionProvider"]
         if cuda:
@@ -104,6 +98,42 @@ class OnnxRuntimeSession(Session):
         self.device = "CUDA" if cuda else "CPU"
         self.inputs = tuple(_spec(argument) for argument in session.get_inputs())
         self.outputs = tuple(_spec(argument) for argument in session.get_outputs())
+
+    def _options(self, ort: Any) -> Any:
+        options = ort.SessionOptions()
+        options.log_severity_level = _SILENT
+        options.use_deterministic_compute = True
+        options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+        options.inter_op_num_threads = 1
+        options.intra_op_num_threads = self._threads or 0
+        # idle workers of one session would otherwise spin on the cores the next one needs
+        options.add_session_config_entry("session.force_spinning_stop", "1")
+        levels = ort.GraphOptimizationLevel
+        options.graph_optimization_level = (
+            levels.ORT_ENABLE_ALL if self._optimise else levels.ORT_DISABLE_ALL
+        )
+        return options
+
+    def executed_precisions(self) -> dict[str, str]:
+        """As the base class says, from the graph that ONNX Runtime's optimiser makes of this one.
+
+        It is made once more for this, by a session that writes it to a file.
+        """
+        self._opened()
+        ort = _library()
+        options = self._options(ort)
+        source = self._model if isinstance(self._model, bytes) else str(self._model)
+        with tempfile.TemporaryDirectory() as directory:
+            optimised = Path(directory, "optimised.onnx")
+            options.optimized_model_filepath = str(optimised)
+            providers = self._session.get_providers()
+            ort.InferenceSession(source, options, providers=providers, enable_fallback=False)
+            executed = onnx.load(optimised)
+        if isinstance(self._model, bytes):
+            written = onnx.load_model_from_string(self._model)
+        else:
+            written = onnx.load(self._model, load_external_data=False)
+        return by_node(written, _precisions(executed))
 
     def infer_impl(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         names = [spec.name for spec in self.outputs]
@@ -189,6 +219,37 @@ def _probe() -> bytes:
     opset = [onnx.helper.make_opsetid("", 13)]
     model = onnx.helper.make_model(graph, opset_imports=opset, ir_version=8)
     return bytes(model.SerializeToString())
+
+
+def _precisions(executed: onnx.ModelProto) -> dict[str, str]:
+    """Node of the optimised graph → what it computes in, by the name the node had before.
+
+    The optimiser appends to the names of nodes it replaces. Its own operators have no schema that
+    shape inference could ask, so that types are followed from the inputs: a node computes in the
+    type of its first input, and puts that type out, unless its kind says otherwise.
+    """
+    floats = {1: "float32", 10: "float16", 11: "float64", 16: "bfloat16"}
+    bytes_ = {2: "int8", 3: "int8"}
+    kinds = floats | bytes_
+    tensors = {v.name: kinds.get(v.type.tensor_type.elem_type, "") for v in executed.graph.input}
+    tensors |= {t.name: kinds.get(t.data_type, "") for t in executed.graph.initializer}
+    found: dict[str, str] = {}
+    for node in executed.graph.node:
+        inputs = [tensors.get(name, "") for name in node.input]
+        quantised = node.op_type.startswith("QLinear") or node.op_type == "QGemm"
+        computes = "int8" if quantised else inputs[0] if inputs else ""
+        result = computes
+        if node.op_type == "QuantizeLinear":
+            result = "int8"
+        elif node.op_type == "DequantizeLinear" or (node.op_type == "QGemm" and len(inputs) < 9):
+            result = "float32"  # without a scale for its output, a QGemm puts out float
+        elif node.op_type == "Cast":
+            (to,) = (a.i for a in node.attribute if a.name == "to")
+            result = kinds.get(to, "")
+        tensors |= dict.fromkeys(node.output, result)
+        if computes:
+            found[_ADDED.sub("", node.name)] = computes
+    return found
 
 
 def _spec(argument: Any) -> TensorSpec:

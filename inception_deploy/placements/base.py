@@ -39,7 +39,8 @@ class Rule:
         op: the ONNX operator.
         why: the reason, one line.
         output: whether the output must be quantised for the node to run in integers.
-        shares: inputs and output have one grid, so that values are moved and not computed.
+        shares: inputs and output have one grid, so that values are moved and not computed. Without
+            `output` there is no quantiser behind it: what reads it finds it on the inputs' grid.
         source: whether it may stand where its inputs come from float nodes; they are quantised for
             it. Operators that only move or add do not pay for that.
     """
@@ -84,6 +85,8 @@ class Placement:
         bias: int32 on the accumulator's grid, or left in float.
         linear: how a linear layer is written.
         rules: one per operator that may run in integers; operators without one stay float.
+        epilogues: operators that are computed behind an integer one before it rounds, so that the
+            quantiser belongs behind them.
         keep_float: (condition name, reason) pairs are not needed: see `objection`.
     """
 
@@ -93,6 +96,7 @@ class Placement:
     bias: BiasForm
     linear: LinearForm
     rules: tuple[Rule, ...]
+    epilogues: frozenset[str] = ACTIVATIONS
     least_channels: int = 1
     notes: Mapping[str, str] = field(default_factory=dict)
 
@@ -117,6 +121,7 @@ class _Planner:
         self.exclude = exclude
         self.constants = {tensor.name for tensor in self.graph.initializer}
         self.outputs = {value.name for value in self.graph.output}
+        self.moved: dict[str, str] = {}  # output of a moving node → a tensor whose grid it is on
         self.consumers: dict[str, list[onnx.NodeProto]] = {}
         for node in self.graph.node:
             for name in node.input:
@@ -143,6 +148,9 @@ class _Planner:
                     grids.add_node(output)
                     integral.add(output)
                     tensors.append(output)
+            elif rule.shares:
+                self.moved |= dict.fromkeys(node.output, tensors[0])
+                integral.update(node.output)
             if rule.shares:
                 nx.add_path(grids, tensors)
         order = [value.name for value in self.graph.input]
@@ -152,14 +160,19 @@ class _Planner:
         return Plan(tuple(placed), groups, tuple(refused))
 
     def _data(self, node: onnx.NodeProto) -> Iterator[str]:
-        """The activations a node reads."""
+        """The activations a node reads, or those on whose grids they are."""
         inputs = node.input[:1] if node.op_type in WEIGHTED else node.input
-        yield from (name for name in inputs if name and name not in self.constants)
+        found = (name for name in inputs if name and name not in self.constants)
+        yield from (self.moved.get(name, name) for name in found)
 
     def _settled(self, output: str) -> str:
         """Where an output is quantised: behind the activation that follows it alone."""
         users = self.consumers.get(output, [])
-        if len(users) == 1 and users[0].op_type in ACTIVATIONS and output not in self.outputs:
+        if (
+            len(users) == 1
+            and users[0].op_type in self.placement.epilogues
+            and output not in self.outputs
+        ):
             return str(users[0].output[0])
         return output
 
