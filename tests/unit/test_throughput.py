@@ -311,3 +311,16 @@ def test_harness_costs_less_than_20_microseconds_per_query():
     )
     assert found.rows[0].latency_ms.median < 0.02
     assert found.rows[0].runs >= 5 * harness.BLOCK_RUNS[1]
+
+
+def test_ratios_are_of_the_pairs_asked_for():
+    world = World()
+    three = [world.candidate("a", 0.04), world.candidate("b", 0.02), world.candidate("c", 0.01)]
+    key = {c.engine: c.key for c in three}
+    found = world.measure(*three, pairs=[(key["c"], key["b"]), (key["b"], key["a"])])
+    assert [(r.candidate, r.baseline, r.ratio) for r in found.ratios] == [
+        (key["c"], key["b"], pytest.approx(2.0)),
+        (key["b"], key["a"], pytest.approx(2.0)),
+    ]
+    with pytest.raises(BadInput, match="no candidate 'd' to compare"):
+        world.measure(*three, pairs=[("d", key["a"])])
