@@ -144,3 +144,35 @@ def test_a_graph_that_makes_no_sense_is_a_stage_error(engine: Engine) -> None:
     ):
         pass
     assert "\n" not in str(caught.value)
+
+
+def test_results_stay_when_the_session_runs_again(engine: Engine) -> None:
+    images = noise(MODEL)
+    images.setflags(write=False)
+    with engine.session(GRAPH) as session:
+        first = session.run(images)
+        kept = first.copy()
+        session.run(2 * images)
+        assert np.array_equal(first, kept)
+
+
+def test_many_batches_are_run_in_their_order(engine: Engine) -> None:
+    batches = [noise(MODEL, size, seed=size) for size in (2, 2, 1, 3, 2)]
+    with engine.session(GRAPH) as session:
+        expected = [session.run(batch) for batch in batches]
+        for have, want in zip(session.run_many(batches), expected, strict=True):
+            assert np.array_equal(have, want)
+
+
+def test_a_float32_graph_runs_in_float32(engine: Engine) -> None:
+    with engine.session(GRAPH) as session:
+        told = session.executed_precisions()
+    if told is None:
+        pytest.skip(f"{engine.name} does not tell what it made of a graph")
+    assert told["node.a"] == told["node.r"] == "float32"
+    assert set(told.values()) == {"float32"}
+
+
+def test_a_closed_session_tells_nothing_of_its_precisions(engine: Engine) -> None:
+    with pytest.raises(RuntimeError, match="not open"):
+        engine.session(GRAPH).executed_precisions()
