@@ -21,6 +21,7 @@ from inception_deploy.channels import ChannelStatistics
 from inception_deploy.errors import StageError
 from inception_deploy.lowering.qdq import quantised
 from inception_deploy.lowering.schema import infer
+from inception_deploy.machine import Machine, describe
 from inception_deploy.placements import PLACEMENTS, Placement, Plan
 from inception_deploy.placements.base import WEIGHTED
 from inception_deploy.precisions._weights import float_weights, fp32_graph
@@ -31,10 +32,11 @@ from inception_deploy.quantisation import (
     activation_quantiser,
     bias_correction,
     quantise_weights,
+    widened,
 )
 from inception_deploy.ranges import Ranges, TensorRange
 
-__all__ = ["PRECISIONS", "Int8"]
+__all__ = ["PRECISIONS", "Int8", "saturates"]
 
 STAGE = "lower/int8"
 
@@ -45,7 +47,13 @@ outside a range that was calibrated on other images."""
 CONFIDENCE = 8.0
 """Twice that of FP16 (`precisions/fp16.py`): errors add up like a random walk, but in eight bits
 they are not small against the values, and narrow networks hardly average them. The bound is there
-to catch a graph that is wrong, not one that is coarse; that is for parity and its verdict to say."""
+to catch a graph that is wrong, not one that is coarse; that is for parity and its verdict."""
+
+_DOT_PRODUCTS = frozenset({"avx512_vnni", "avx_vnni", "amx_int8"})
+"""x86 instructions that add four products in 32 bits; without them VPMADDUBSW adds two in 16."""
+
+_CARRIES = frozenset({"Cast", "Gather", "Identity", "Reshape", "Slice", "Transpose"})
+"""What may stand between a uint8 input and the first convolution, and changes no value."""
 
 
 @dataclass(frozen=True)
@@ -69,8 +77,11 @@ class Int8(Precision):
     name = "int8"
     needs_ranges = True
 
-    def at(self, placement: str) -> Int8:
-        return replace(self, placement=PLACEMENTS.get(placement))
+    def at(self, placement: str, *, reduce_range: bool | None = None) -> Int8:
+        found = PLACEMENTS.get(placement)
+        if reduce_range is None:
+            reduce_range = found.saturates and saturates(describe())
+        return replace(self, placement=found, bits=7 if reduce_range else 8)
 
     @property
     def grid(self) -> Grid:
@@ -88,8 +99,8 @@ class Int8(Precision):
             raise StageError(f"{STAGE}: needs the ranges of every tensor; calibrate first")
         graph = fp32_graph(model, stage=STAGE)
         plan = self._plan(graph)
-        grids = self._grids(plan, ranges)
-        weights, biases = self._weights(graph, plan)
+        grids = self._grids(plan, ranges, _pixels(graph))
+        weights, biases = self._weights(graph, plan, grids)
         written = quantised(
             graph,
             plan,
@@ -120,8 +131,8 @@ class Int8(Precision):
     def _plan(self, graph: onnx.ModelProto) -> Plan:
         return self.placement.plan(graph, exclude=self.exclude)
 
-    def _grids(self, plan: Plan, ranges: Ranges) -> dict[str, Quantiser]:
-        """One grid per group, over the ranges of all its tensors."""
+    def _grids(self, plan: Plan, ranges: Ranges, pixels: frozenset[str]) -> dict[str, Quantiser]:
+        """One grid per group, over the ranges of all its tensors; pixels need none chosen."""
         grids: dict[str, Quantiser] = {}
         for tensors in plan.members().values():
             missing = [tensor for tensor in tensors if tensor not in ranges.tensors]
@@ -129,6 +140,8 @@ class Int8(Precision):
                 raise StageError(f"{STAGE}: no range was taken of '{missing[0]}'; calibrate again")
             seen = [ranges.tensors[tensor] for tensor in tensors]
             whole = TensorRange(min(r.minimum for r in seen), max(r.maximum for r in seen))
+            if pixels.issuperset(tensors) and not self.placement.symmetric:
+                whole = TensorRange(0.0, 255.0)  # scale 1 whatever was seen: nothing is lost
             grid = activation_quantiser(
                 whole, self.placement.activations, symmetric=self.placement.symmetric
             )
@@ -136,7 +149,7 @@ class Int8(Precision):
         return grids
 
     def _weights(
-        self, graph: onnx.ModelProto, plan: Plan
+        self, graph: onnx.ModelProto, plan: Plan, grids: Mapping[str, Quantiser]
     ) -> tuple[dict[str, QuantisedWeights], dict[str, NDArray[np.float64]]]:
         """Weights in integers and biases in float64, by node."""
         values, placed = float_weights(graph), set(plan.nodes)
@@ -147,8 +160,11 @@ class Int8(Precision):
                 continue
             own = values[node.input[1]]
             grid = quantise_weights(own, bits=self.bits, clip=self.clip_weights)
+            given = node.input[2] if len(node.input) > 2 else ""
+            bias = values[given].astype(np.float64).reshape(-1) if given else None
+            if bias is not None and self.placement.adds_in_integers(node.op_type):
+                grid = widened(grid, own, bias, grids[node.input[0]].scale, bits=self.bits)
             weights[node.name] = grid
-            bias = values[node.input[2]].astype(np.float64) if len(node.input) > 2 else None
             seen = self.statistics.get(node.input[0])
             if seen is not None:
                 correction = bias_correction(own, grid, seen.mean)
@@ -156,6 +172,29 @@ class Int8(Precision):
             if bias is not None:
                 biases[node.name] = bias
         return weights, biases
+
+
+def saturates(machine: Machine) -> bool:
+    """Whether integer kernels add pairs of products in 16 bits there: x86 without VNNI.
+
+    Of an x86 processor that does not list its instructions (`machine.describe` reads Linux's list)
+    it is assumed: seven bits lose less than a saturated sum.
+    """
+    x86 = any(name in machine.platform for name in ("x86_64", "AMD64"))
+    return x86 and _DOT_PRODUCTS.isdisjoint(machine.isa)
+
+
+def _pixels(graph: onnx.ModelProto) -> frozenset[str]:
+    """Float tensors that hold the values of a uint8 input: cast, and maybe moved."""
+    found = {
+        value.name
+        for value in graph.graph.input
+        if value.type.tensor_type.elem_type == onnx.TensorProto.UINT8
+    }
+    for node in graph.graph.node:
+        if node.op_type in _CARRIES and node.input[0] in found:
+            found.update(node.output)
+    return frozenset(found)
 
 
 def _unruled(graph: onnx.ModelProto, plan: Plan, placement: Placement) -> tuple[Refused, ...]:
