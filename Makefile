@@ -8,7 +8,7 @@ PIP    := $(BIN)/pip install --quiet --disable-pip-version-check --constraint co
 
 help:
 	@echo "make demo       export the embedded network to FP16, verify it, classify images"
-	@echo "make test       the test suite              make test-full  the native-size matrix too"
+	@echo "make test       the test suite              make test-full  every network at native size"
 	@echo "make lint       ruff and mypy --strict      make test-gpu   tests that need a GPU"
 	@echo "make train      retrain the embedded reference networks (see docs/embedded.md)"
 
@@ -35,7 +35,7 @@ test: dev
 	$(BIN)/python -m pytest -q -m "not device and not full"
 
 test-full: dev
-	$(BIN)/python -m pytest -q -m "not device"
+	$(BIN)/python -m pytest -q -m full
 
 test-gpu:
 	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m pytest -q -m device
