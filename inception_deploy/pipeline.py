@@ -79,7 +79,8 @@ def deploy(
     """
     progress = progress or SilentProgress()
     target = TARGETS.get(recipe.target)
-    precision = PRECISIONS.get(recipe.precision).at(target.placement)
+    precision = PRECISIONS.get(recipe.precision)
+    precision = precision.at(target.placement, reduce_range=recipe.reduce_range)
     engine = ENGINES.get(target.engine)
     with staged(output, force=force) as directory:
         with progress.stage(f"load weights: {recipe.weights_source}"):

@@ -14,6 +14,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from inception_deploy.errors import StageError
 from inception_deploy.ranges import TensorRange
 
 __all__ = [
@@ -24,13 +25,19 @@ __all__ = [
     "bias_correction",
     "quantise_weights",
     "quantised_bias",
+    "widened",
 ]
 
 IntegerType: TypeAlias = Literal["uint8", "int8"]
 Float64Array: TypeAlias = NDArray[np.float64]
 
-SMALLEST_SCALE = float(np.finfo(np.float32).tiny)
-"""Of a tensor that is zero throughout; any positive one would do."""
+SMALLEST_SCALE = 2.0**-60
+"""Of a tensor that is zero throughout. Kernels multiply two scales and divide by a third: the
+product of two such ones is still a normal float32, and no quotient with one overflows."""
+
+LARGEST_BIAS = 2.0**30
+"""Of a bias in int32, in steps: the sum over the taps, below 255 · 127 per tap, has the other
+half."""
 
 CLIPS = np.linspace(0.5, 1.0, 51)
 """Candidates of `quantise_weights`, as parts of the largest magnitude; 1 clips nothing."""
@@ -58,7 +65,8 @@ class Quantiser:
     def quantise(self, values: NDArray[Any]) -> NDArray[Any]:
         """float → integers of `dtype`, the same shape."""
         low, high = self.limits
-        scaled = np.rint(values / np.float32(self.scale)) + self.zero_point
+        with np.errstate(over="ignore"):  # what overflows here is saturated below
+            scaled = np.rint(np.float32(values) / np.float32(self.scale)) + self.zero_point
         integers: NDArray[Any] = np.clip(scaled, low, high).astype(self.dtype)
         return integers
 
@@ -138,10 +146,47 @@ def quantise_weights(
             better = error < least
             least[better], best[better] = error[better], scales[better]
     scales32 = best.astype(np.float32)
+    return QuantisedWeights(_steps(weights, scales32, axis, highest), scales32, axis)
+
+
+def _steps(
+    weights: NDArray[Any], scales: NDArray[np.float32], axis: int, highest: int
+) -> NDArray[np.int8]:
     shape = [1] * weights.ndim
     shape[axis] = -1
-    steps = np.rint(weights / scales32.astype(np.float64).reshape(shape))
-    return QuantisedWeights(np.clip(steps, -highest, highest).astype(np.int8), scales32, axis)
+    steps = np.rint(weights / scales.astype(np.float64).reshape(shape))
+    integers: NDArray[np.int8] = np.clip(steps, -highest, highest).astype(np.int8)
+    return integers
+
+
+def widened(
+    grid: QuantisedWeights,
+    weights: NDArray[Any],
+    bias: NDArray[Any],
+    input_scale: float,
+    *,
+    bits: int = 8,
+) -> QuantisedWeights:
+    """`grid`, coarser in the channels whose bias would not fit the accumulator otherwise.
+
+    Such a bias, of more than `LARGEST_BIAS` steps, outweighs the channel's sum: what coarser
+    weights cost is below taps · 255 / 2^31 of it, 10⁻⁴ for a thousand taps. Dead channels, and
+    weights behind a dead input, are the usual case: their smallest of scales follows the bias.
+
+    Args:
+        grid: that `quantise_weights` chose for `weights`, with as many bits.
+        bias: (channels,).
+        input_scale: of the activation that the weights are multiplied with.
+    """
+    needed = np.abs(bias.astype(np.float64)) / (LARGEST_BIAS * input_scale)
+    scales = np.maximum(grid.scales, needed).astype(np.float32)
+    wider = scales > grid.scales
+    if not wider.any():
+        return grid
+    integers = np.moveaxis(grid.integers.copy(), grid.axis, 0)
+    coarse = _steps(weights, scales, grid.axis, 2 ** (bits - 1) - 1)
+    integers[wider] = np.moveaxis(coarse, grid.axis, 0)[wider]
+    return QuantisedWeights(np.moveaxis(integers, 0, grid.axis), scales, grid.axis)
 
 
 def quantised_bias(
@@ -150,10 +195,18 @@ def quantised_bias(
     """int32 bias on the grid of the accumulator, and that grid's scales, float32 (channels,).
 
     The accumulator counts in input_scale · weight_scale; a bias on this grid is added as it is.
+
+    Raises:
+        StageError: a bias is beyond int32 on this grid; `widened` makes room.
     """
     scales = (np.float32(input_scale) * weight_scales).astype(np.float32)
-    limit = 2.0**31 - 1
-    steps = np.clip(np.rint(bias.astype(np.float64) / scales), -limit, limit)
+    steps = np.rint(bias.astype(np.float64) / scales)
+    beyond = np.flatnonzero(np.abs(steps) > np.iinfo(np.int32).max)
+    if beyond.size:
+        raise StageError(
+            f"the bias of channel {beyond[0]}, {bias[beyond[0]]:.3g}, takes more than 32 bits in "
+            f"steps of {scales[beyond[0]]:.3g}; keep this node in float"
+        )
     return steps.astype(np.int32), scales
 
 

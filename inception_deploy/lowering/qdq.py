@@ -102,14 +102,20 @@ class _Writer:
         self._add("DequantizeLinear", [integers, scale, zero], result)
 
     def _cut(self, node: onnx.NodeProto, inputs: Mapping[str, str]) -> None:
-        """A ReLU between two tensors of one grid: max(q, zero point), on the integers."""
+        """A ReLU on one grid: max(q, zero point), on the integers.
+
+        Where what it reads has no quantiser it gets one here, on the grid of the output: cutting at
+        zero and rounding may change places.
+        """
         (name,) = node.output
         source = next((k for k, v in inputs.items() if v == node.input[0]), node.input[0])
         grid = self.grids[name]
         scale = self._constant(f"{name}:scale", np.float32(grid.scale))
         zero = self._constant(f"{name}:zero_point", np.array(grid.zero_point, grid.dtype))
-        cut = f"{name}:{grid.dtype}"
-        self._add("Clip", [f"{source}:{grid.dtype}", zero], cut, name=node.name)
+        integers, cut = f"{source}:{grid.dtype}", f"{name}:{grid.dtype}"
+        if source not in self.grids:
+            self._add("QuantizeLinear", [source, scale, zero], integers)
+        self._add("Clip", [integers, zero], cut, name=node.name)
         self._add("DequantizeLinear", [cut, scale, zero], name)
 
     def _weighted(self, node: onnx.NodeProto) -> None:

@@ -7,8 +7,9 @@ in integers, the tensors that get a quantiser, and the groups of tensors that mu
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 import networkx as nx
@@ -25,7 +26,10 @@ LinearForm: TypeAlias = Literal["Gemm", "MatMul"]
 WEIGHTED = frozenset({"Conv", "Gemm"})
 """Operators with a constant second input that is quantised per output channel."""
 
-_LINEAR = {"transB": 1}
+_LINEAR = {"transA": 0, "transB": 1, "alpha": 1.0, "beta": 1.0}
+_LINEAR_DEFAULTS = {"transA": 0, "transB": 0, "alpha": 1.0, "beta": 1.0}
+
+_FLOAT = onnx.TensorProto.FLOAT
 
 ACTIVATIONS = frozenset({"Relu"})
 """What a quantiser behind it takes in: it cuts at zero by itself."""
@@ -87,7 +91,8 @@ class Placement:
         rules: one per operator that may run in integers; operators without one stay float.
         epilogues: operators that are computed behind an integer one before it rounds, so that the
             quantiser belongs behind them.
-        keep_float: (condition name, reason) pairs are not needed: see `objection`.
+        saturates: on x86 without VNNI, kernels add pairs of u8 · s8 products in 16 bits, which
+            eight-bit weights can overflow.
     """
 
     name: str
@@ -97,8 +102,7 @@ class Placement:
     linear: LinearForm
     rules: tuple[Rule, ...]
     epilogues: frozenset[str] = ACTIVATIONS
-    least_channels: int = 1
-    notes: Mapping[str, str] = field(default_factory=dict)
+    saturates: bool = False
 
     def plan(self, model: onnx.ModelProto, *, exclude: Collection[str] = ()) -> Plan:
         """The plan for an FP32 graph with named nodes and constants as initialisers.
@@ -107,6 +111,10 @@ class Placement:
             exclude: names of nodes that are to stay float, whatever the rules say.
         """
         return _Planner(self, model, frozenset(exclude)).plan()
+
+    def adds_in_integers(self, op: str) -> bool:
+        """Whether the bias of a weighted operator is int32."""
+        return self.bias == "int32" and not (op == "Gemm" and self.linear == "MatMul")
 
 
 class _Planner:
@@ -119,13 +127,15 @@ class _Planner:
         self.rules = {rule.op: rule for rule in placement.rules}
         self.graph = model.graph
         self.exclude = exclude
-        self.constants = {tensor.name for tensor in self.graph.initializer}
+        self.constants = {tensor.name: tensor for tensor in self.graph.initializer}
+        self.floats = {name for name, t in self.constants.items() if t.data_type == _FLOAT}
         self.outputs = {value.name for value in self.graph.output}
         self.moved: dict[str, str] = {}  # output of a moving node → a tensor whose grid it is on
         self.consumers: dict[str, list[onnx.NodeProto]] = {}
         for node in self.graph.node:
             for name in node.input:
                 self.consumers.setdefault(name, []).append(node)
+        self.wanted = self._read_in_integers()
 
     def plan(self) -> Plan:
         integral = {value.name for value in self.graph.input}
@@ -144,7 +154,7 @@ class _Planner:
             tensors = list(self._data(node))
             grids.add_nodes_from(tensors)
             if rule.output:
-                for output in map(self._settled, node.output):
+                for output in self._results(node, rule):
                     grids.add_node(output)
                     integral.add(output)
                     tensors.append(output)
@@ -165,6 +175,30 @@ class _Planner:
         found = (name for name in inputs if name and name not in self.constants)
         yield from (self.moved.get(name, name) for name in found)
 
+    def _results(self, node: onnx.NodeProto, rule: Rule) -> list[str]:
+        """Where the outputs of a node are quantised. One that shares a grid has them at once: bytes
+        are moved, and an activation behind it is a node of its own."""
+        return list(node.output) if rule.shares else [self._settled(o) for o in node.output]
+
+    def _read_in_integers(self) -> set[str]:
+        """Tensors that an operator with an integer kernel reads, at once or moved and added up."""
+        read: set[str] = set()
+        for node in reversed(self.graph.node):
+            rule = self.rules.get(node.op_type)
+            if rule is None or node.name in self.exclude:
+                ends, passes = False, node.op_type in self.placement.epilogues
+            else:
+                ends, passes = rule.source or not (rule.output or rule.shares), True
+            if ends or (passes and not read.isdisjoint(node.output)):
+                read.update(node.input)
+        return read
+
+    def _bias_per_channel(self, node: onnx.NodeProto) -> bool:
+        if len(node.input) < 3 or not node.input[2]:
+            return True
+        channels = self.constants[node.input[1]].dims[0]
+        return math.prod(self.constants[node.input[2]].dims) == channels
+
     def _settled(self, output: str) -> str:
         """Where an output is quantised: behind the activation that follows it alone."""
         users = self.consumers.get(output, [])
@@ -180,15 +214,22 @@ class _Planner:
         """Why a node stays float; None where it runs in integers."""
         if node.name in self.exclude:
             return "kept in float on request"
-        if rule.output and any(self._settled(name) in self.outputs for name in node.output):
+        if rule.output and not self.outputs.isdisjoint(self._results(node, rule)):
             return "its output leaves the graph, which stays float"
         if node.op_type in WEIGHTED:
-            if node.input[1] not in self.constants:
+            if any(name and name not in self.constants for name in node.input[1:]):
                 return "its weights are not constant"
             attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
-            if node.op_type == "Gemm" and attributes != {**_LINEAR, **attributes}:
+            if node.op_type == "Gemm" and _LINEAR_DEFAULTS | attributes != _LINEAR:
                 return "it is no plain linear layer: transB 1, alpha and beta 1, transA 0"
+            if not self._bias_per_channel(node):
+                return "its bias is not one number per channel"
             return None
+        fixed = [name for name in node.input if name in self.floats]
+        if fixed:
+            return f"its input '{fixed[0]}' is constant, which stays float"
+        if rule.output and not rule.shares and self.wanted.isdisjoint(node.output):
+            return "what reads it is computed in float"
         if not rule.source:
             floats = [name for name in self._data(node) if name not in integral]
             if floats:

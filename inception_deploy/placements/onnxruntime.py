@@ -18,6 +18,7 @@ PLACEMENTS = (
         symmetric=False,
         bias="int32",
         linear="Gemm",
+        saturates=True,
         rules=(
             Rule("Conv", "QLinearConv, with a quantised output only", source=True),
             Rule(

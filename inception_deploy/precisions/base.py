@@ -49,9 +49,13 @@ class Precision(ABC):
     needs_ranges: bool
     """Whether `lower` needs calibration images to have been seen."""
 
-    def at(self, placement: str) -> Self:
-        """This precision for the target of that name, where targets differ."""
-        del placement
+    def at(self, placement: str, *, reduce_range: bool | None = None) -> Self:
+        """This precision for the target of that name, where targets differ.
+
+        Args:
+            reduce_range: weights of one bit less; None where this machine and target need it.
+        """
+        del placement, reduce_range
         return self
 
     @property

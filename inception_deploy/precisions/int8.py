@@ -21,6 +21,7 @@ from inception_deploy.channels import ChannelStatistics
 from inception_deploy.errors import StageError
 from inception_deploy.lowering.qdq import quantised
 from inception_deploy.lowering.schema import infer
+from inception_deploy.machine import Machine, describe
 from inception_deploy.placements import PLACEMENTS, Placement, Plan
 from inception_deploy.placements.base import WEIGHTED
 from inception_deploy.precisions._weights import float_weights, fp32_graph
@@ -31,10 +32,11 @@ from inception_deploy.quantisation import (
     activation_quantiser,
     bias_correction,
     quantise_weights,
+    widened,
 )
 from inception_deploy.ranges import Ranges, TensorRange
 
-__all__ = ["PRECISIONS", "Int8"]
+__all__ = ["PRECISIONS", "Int8", "saturates"]
 
 STAGE = "lower/int8"
 
@@ -46,6 +48,9 @@ CONFIDENCE = 8.0
 """Twice that of FP16 (`precisions/fp16.py`): errors add up like a random walk, but in eight bits
 they are not small against the values, and narrow networks hardly average them. The bound is there
 to catch a graph that is wrong, not one that is coarse; that is for parity and its verdict."""
+
+_DOT_PRODUCTS = frozenset({"avx512_vnni", "avx_vnni", "amx_int8"})
+"""x86 instructions that add four products in 32 bits; without them VPMADDUBSW adds two in 16."""
 
 _CARRIES = frozenset({"Cast", "Gather", "Identity", "Reshape", "Slice", "Transpose"})
 """What may stand between a uint8 input and the first convolution, and changes no value."""
@@ -72,8 +77,11 @@ class Int8(Precision):
     name = "int8"
     needs_ranges = True
 
-    def at(self, placement: str) -> Int8:
-        return replace(self, placement=PLACEMENTS.get(placement))
+    def at(self, placement: str, *, reduce_range: bool | None = None) -> Int8:
+        found = PLACEMENTS.get(placement)
+        if reduce_range is None:
+            reduce_range = found.saturates and saturates(describe())
+        return replace(self, placement=found, bits=7 if reduce_range else 8)
 
     @property
     def grid(self) -> Grid:
@@ -92,7 +100,8 @@ class Int8(Precision):
         graph = fp32_graph(model, stage=STAGE)
         plan = self._plan(graph)
         grids = self._grids(plan, ranges, _pixels(graph))
-        weights, biases = self._weights(graph, plan)
+        plan = self._cutting(graph, plan, grids)
+        weights, biases = self._weights(graph, plan, grids)
         written = quantised(
             graph,
             plan,
@@ -140,8 +149,26 @@ class Int8(Precision):
             grids |= dict.fromkeys(tensors, grid)
         return grids
 
+    def _cutting(self, graph: onnx.ModelProto, plan: Plan, grids: Mapping[str, Quantiser]) -> Plan:
+        """`plan` with the ReLUs that their quantiser does not take in: it reaches below zero.
+
+        That happens on a grid shared with signed tensors. The node before would run in float.
+        """
+        if all(rule.op != "Relu" for rule in self.placement.rules):
+            return plan
+        cutting = {
+            node.name
+            for node in graph.graph.node
+            if node.op_type == "Relu"
+            and (grid := grids.get(node.output[0])) is not None
+            and grid.zero_point != grid.limits[0]
+        }
+        placed = cutting.union(plan.nodes)
+        names = (node.name for node in graph.graph.node)
+        return replace(plan, nodes=tuple(name for name in names if name in placed))
+
     def _weights(
-        self, graph: onnx.ModelProto, plan: Plan
+        self, graph: onnx.ModelProto, plan: Plan, grids: Mapping[str, Quantiser]
     ) -> tuple[dict[str, QuantisedWeights], dict[str, NDArray[np.float64]]]:
         """Weights in integers and biases in float64, by node."""
         values, placed = float_weights(graph), set(plan.nodes)
@@ -152,8 +179,11 @@ class Int8(Precision):
                 continue
             own = values[node.input[1]]
             grid = quantise_weights(own, bits=self.bits, clip=self.clip_weights)
+            given = node.input[2] if len(node.input) > 2 else ""
+            bias = values[given].astype(np.float64).reshape(-1) if given else None
+            if bias is not None and self.placement.adds_in_integers(node.op_type):
+                grid = widened(grid, own, bias, grids[node.input[0]].scale, bits=self.bits)
             weights[node.name] = grid
-            bias = values[node.input[2]].astype(np.float64) if len(node.input) > 2 else None
             seen = self.statistics.get(node.input[0])
             if seen is not None:
                 correction = bias_correction(own, grid, seen.mean)
@@ -161,6 +191,16 @@ class Int8(Precision):
             if bias is not None:
                 biases[node.name] = bias
         return weights, biases
+
+
+def saturates(machine: Machine) -> bool:
+    """Whether integer kernels add pairs of products in 16 bits there: x86 without VNNI.
+
+    Of an x86 processor that does not list its instructions (`machine.describe` reads Linux's list)
+    it is assumed: seven bits lose less than a saturated sum.
+    """
+    x86 = any(name in machine.platform for name in ("x86_64", "AMD64"))
+    return x86 and _DOT_PRODUCTS.isdisjoint(machine.isa)
 
 
 def _pixels(graph: onnx.ModelProto) -> frozenset[str]:
