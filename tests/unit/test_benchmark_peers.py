@@ -1,0 +1,78 @@
+"""The peers' table: how rows become means, and what the recorded figures hold."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from benchmarks.native import cycled, geometric_mean, kept_rows, noise_images
+from benchmarks.peers import STOCK, summary
+from inception_deploy.networks import NETWORKS
+
+
+def row(network: str, ratio: float, *, weights: str = "random:0") -> dict[str, Any]:
+    return {
+        **{"network": network, "weights": weights},
+        "sqnr_db": {"onnxruntime:ours": 33.5, STOCK: 30.0},
+        "median_ms": {"1": {"onnxruntime:ours": 10.0, STOCK: 10.0 * ratio, "onnxruntime:fp32": 1}},
+        "ratios": [
+            {"batch": 1, "ours": "onnxruntime:ours", "to": STOCK, "ratio": ratio, "ci95": [1, 2]},
+            {"batch": 1, "ours": "onnxruntime:ours", "to": "onnxruntime:fp32", "ratio": 0.1},
+        ],
+    }
+
+
+def test_ours_is_compared_with_the_peer_on_the_same_engine() -> None:
+    found = summary([row("googlenet", 1.2), row("xception", 2.7)])["onnxruntime"]
+    assert found["peer"] == STOCK
+    assert found["geometric_mean"] == pytest.approx(1.8)
+    assert found["worst"] == {"googlenet, batch 1": 1.2}
+    assert found["sqnr_gain_db"] == {"googlenet, random:0": 3.5, "xception, random:0": 3.5}
+
+
+def test_fp32_is_no_peer() -> None:
+    best = summary([row("googlenet", 1.2)])["best of ours to best of the peers"]
+    assert best == {"geometric_mean": 1.2, "ratios": {"googlenet, batch 1": 1.2}}
+
+
+def test_networks_beside_the_table_are_not_in_its_means() -> None:
+    assert summary([row("bn_inception", 5.0)]) == {}
+
+
+def test_a_row_without_times_has_its_sqnr_only() -> None:
+    untimed = {
+        k: v for k, v in row("googlenet", 9.0, weights="embedded").items() if k != "median_ms"
+    }
+    del untimed["ratios"]
+    timed = row("googlenet", 1.5)
+    found = summary([timed, {**untimed, "sqnr_db": timed["sqnr_db"]}])["onnxruntime"]
+    assert found["geometric_mean"] == 1.5
+    assert set(found["sqnr_gain_db"]) == {"googlenet, random:0", "googlenet, embedded"}
+
+
+def test_rows_of_other_versions_are_dropped() -> None:
+    now = {"machine": {"cpu": "a"}, "versions": {"onnx": "1"}}
+    rows = [row("googlenet", 1.2)]
+    assert kept_rows({**now, "rows": rows}, now) == rows
+    assert kept_rows({**now, "versions": {"onnx": "2"}, "rows": rows}, now) == []
+    assert kept_rows({}, now) == []
+
+
+def test_noise_is_seeded_and_leaves_the_generator_alone() -> None:
+    preprocessing = NETWORKS.get("googlenet").preprocessing.with_size(64)
+    first = noise_images(preprocessing, 2)
+    assert first.shape == (2, 3, 64, 64)
+    assert first.dtype == np.float32
+    np.testing.assert_array_equal(first, noise_images(preprocessing, 2))
+    assert np.abs(first - noise_images(preprocessing, 2, seed=2)).max() > 0.1
+
+
+def test_batches_begin_again_where_images_run_out() -> None:
+    images = np.arange(3, dtype=np.float32)
+    np.testing.assert_array_equal(cycled(images)(5), [0, 1, 2, 0, 1])
+
+
+def test_the_geometric_mean_of_inverse_ratios_is_one() -> None:
+    assert geometric_mean([4.0, 0.25]) == pytest.approx(1.0)
