@@ -66,7 +66,9 @@ class Quantiser:
         """float → integers of `dtype`, the same shape."""
         low, high = self.limits
         with np.errstate(over="ignore"):  # what overflows here is saturated below
-            scaled = np.rint(np.float32(values) / np.float32(self.scale)) + self.zero_point
+            scaled = (
+                np.rint(np.asarray(values, np.float32) / np.float32(self.scale)) + self.zero_point
+            )
         integers: NDArray[Any] = np.clip(scaled, low, high).astype(self.dtype)
         return integers
 

@@ -197,7 +197,7 @@ class _Planner:
         if len(node.input) < 3 or not node.input[2]:
             return True
         channels = self.constants[node.input[1]].dims[0]
-        return math.prod(self.constants[node.input[2]].dims) == channels
+        return bool(math.prod(self.constants[node.input[2]].dims) == channels)
 
     def _settled(self, output: str) -> str:
         """Where an output is quantised: behind the activation that follows it alone."""

@@ -32,7 +32,7 @@ def test_what_is_in_the_range_is_at_most_half_a_step_off(
     if symmetric and dtype == "uint8":
         low, high = abs(low), abs(low) + abs(high)
     grid = activation_quantiser(TensorRange(low, high), dtype, symmetric=symmetric)
-    value = np.float32([min(low + part * (high - low), high)])
+    value = np.array([min(low + part * (high - low), high)], np.float32)
     back = grid.dequantise(grid.quantise(value))
     # a zero point is whole: one end may lie up to half a step outside
     assert abs(float(back[0]) - float(value[0])) <= grid.scale * 0.5 * (1 + 1e-4)

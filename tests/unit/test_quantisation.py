@@ -65,7 +65,7 @@ def values(grid: Quantiser) -> NDArray[np.float32]:
     exact = (steps * grid.scale).astype(np.float32)
     around = np.concatenate([np.nextafter(exact, np.float32(x)) for x in (-np.inf, np.inf)])
     noise = np.random.default_rng(0).normal(0, 60 * grid.scale, 5000).astype(np.float32)
-    return np.concatenate([exact, around, noise, np.float32([0, 3e38, -3e38])])
+    return np.concatenate([exact, around, noise, np.array([0, 3e38, -3e38], np.float32)])
 
 
 @pytest.mark.parametrize("grid", GRIDS, ids=str)
@@ -89,7 +89,7 @@ def test_integers_are_bit_equal_to_the_reference_evaluators(grid: Quantiser) -> 
 
 def test_halves_go_to_the_even_neighbour_and_ends_saturate() -> None:
     grid = Quantiser(2.0, 3, "uint8")
-    x = np.float32([-7, -6.01, -6, -5, -3, -1, 0, 1, 3, 5, 504, 506, 1e9])
+    x = np.array([-7, -6.01, -6, -5, -3, -1, 0, 1, 3, 5, 504, 506, 1e9], np.float32)
     assert grid.quantise(x).tolist() == [0, 0, 0, 1, 1, 3, 3, 3, 5, 5, 255, 255, 255]
 
 
@@ -115,7 +115,7 @@ def test_the_grid_of_a_range_covers_it_and_has_zero(
     grid = activation_quantiser(TensorRange(low, high), dtype, symmetric=symmetric)
     assert grid.limits[0] <= grid.zero_point <= grid.limits[1]
     assert grid.scale == np.float32(grid.scale) > 0
-    ends = np.float32([low, 0.0, high])
+    ends = np.array([low, 0.0, high], np.float32)
     back = grid.dequantise(grid.quantise(ends))
     assert back[1] == 0.0
     assert np.abs(back - ends).max() <= grid.scale * (0.5 + 1e-5)
@@ -188,7 +188,7 @@ def test_dead_and_denormal_channels_are_zeros(size: float) -> None:
 
 
 def test_a_bias_is_exact_on_the_accumulators_grid() -> None:
-    scales = np.float32([0.5, 0.25, 0.001])
+    scales = np.array([0.5, 0.25, 0.001], np.float32)
     bias = np.array([12.25, -3.0, 0.12345])
     steps, grid = quantised_bias(bias, 0.5, scales)
     assert steps.dtype == np.int32
@@ -199,9 +199,9 @@ def test_a_bias_is_exact_on_the_accumulators_grid() -> None:
 
 @pytest.mark.parametrize("value", [2.0**31, -(2.0**31) - 1, np.inf])
 def test_a_bias_beyond_32_bits_is_never_cut(value: float) -> None:
-    assert quantised_bias(np.array([2.0**31 - 1]), 1.0, np.float32([1]))[0] == 2**31 - 1
+    assert quantised_bias(np.array([2.0**31 - 1]), 1.0, np.array([1], np.float32))[0] == 2**31 - 1
     with pytest.raises(StageError, match=r"the bias of channel 1, .* more than 32 bits"):
-        quantised_bias(np.array([0.0, value]), 1.0, np.float32([1, 1]))
+        quantised_bias(np.array([0.0, value]), 1.0, np.array([1, 1], np.float32))
 
 
 @pytest.mark.parametrize("bits", [7, 8])
@@ -276,5 +276,5 @@ def test_bias_correction_of_a_linear_layer_is_exact() -> None:
 
 def test_nothing_is_corrected_where_nothing_was_rounded() -> None:
     integers = np.arange(-6, 6).reshape(2, 2, 3, 1).astype(np.int8)
-    grid = QuantisedWeights(integers, np.float32([0.5, 2]), 0)
+    grid = QuantisedWeights(integers, np.array([0.5, 2], np.float32), 0)
     assert not bias_correction(grid.dequantise(), grid, np.array([3.0, 4.0])).any()
