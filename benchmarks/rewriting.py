@@ -39,7 +39,7 @@ def measure(name: str) -> dict[str, Any]:
     import torch
 
     from inception_deploy.export import export
-    from inception_deploy.fuse import rewrite
+    from inception_deploy.fuse import rewritings
     from inception_deploy.fusions import FUSIONS
     from inception_deploy.golden import record_golden
 
@@ -55,19 +55,26 @@ def measure(name: str) -> dict[str, Any]:
     blocks, before, size = golden.blocks, len(model.graph.node), model.ByteSize()
     del module
 
-    seconds, extra, applied = 0.0, 0, {}
-    for fusion in sorted(FUSIONS, key=lambda fusion: fusion.phase):
+    seconds, extra, after = 0.0, 0, before
+    applied: dict[str, int] = {}
+    turns = rewritings(model, sorted(FUSIONS, key=lambda fusion: fusion.phase), keep=blocks)
+    del model  # the graph before a turn is not in `extra`
+    while True:
         gc.collect()
         _CLEAR.write_text("5")  # the peak starts anew
         started, resident = time.process_time(), _memory("VmRSS")
-        model, done, _ = rewrite(model, fusion, keep=blocks)
+        turn = next(turns, None)
         seconds += time.process_time() - started
         extra = max(extra, _memory("VmHWM") - resident)
-        if done:
-            applied[fusion.name] = len(done)
+        if turn is None:
+            break
+        after = len(turn.model.graph.node)
+        if turn.applied:
+            name = turn.fusion.name
+            applied[name] = applied.get(name, 0) + len(turn.applied)
     return {
         "bytes": size,
-        "nodes": {"before": before, "after": len(model.graph.node)},
+        "nodes": {"before": before, "after": after},
         "applied": applied,
         "seconds": round(seconds, 3),
         "extra": round(extra / size, 3),

@@ -200,7 +200,10 @@ def fits_float32(values: NDArray[Any]) -> bool:
 
 def fresh_name(graph: gs.Graph, wanted: str) -> str:
     """`wanted`, or with the first number appended under which no tensor is known yet."""
-    taken = graph.tensors()
+    taken = {tensor.name for tensor in (*graph.inputs, *graph.outputs)}
+    for node in graph.nodes:  # a third of the time of graph.tensors(), and asked hundreds of times
+        taken.update([tensor.name for tensor in node.inputs])
+        taken.update([tensor.name for tensor in node.outputs])
     name, number = wanted, 0
     while name in taken:
         number += 1

@@ -12,10 +12,10 @@ import onnx_graphsurgeon as gs
 import pytest
 from small_networks import exported, golden_of
 
-from inception_deploy.artifact import Artifact, model_digest
+from inception_deploy.artifact import Artifact, Golden, model_digest
 from inception_deploy.errors import StageError
-from inception_deploy.fuse import fuse, rewrite
-from inception_deploy.fusions import FUSIONS, Fusion
+from inception_deploy.fuse import fuse, rewrite, rewritings
+from inception_deploy.fusions import FUSIONS, Fusion, Phase
 from inception_deploy.fusions.conv_bn import ConvBatchNorm
 from inception_deploy.graphs import replace_constant
 from inception_deploy.networks import NETWORKS
@@ -292,3 +292,72 @@ def test_namesakes_of_other_domains_are_not_meant(fusion: Fusion) -> None:
     for node in graph.nodes:
         node.domain = "com.example"
     assert not list(fusion.match(graph))
+
+
+class Swaps(Fusion):
+    """Turns one activation into another, which its opposite turns back."""
+
+    phase = Phase.CANONICAL
+    bound = FP32_BOUND
+    examples = ()
+
+    def __init__(self, name: str, taken: str, given: str) -> None:
+        self.name, self.taken, self.given = name, taken, given
+
+    def match(self, graph: gs.Graph) -> Iterator[gs.Node]:
+        yield from [node for node in graph.nodes if node.op == self.taken]
+
+    def check(self, graph: gs.Graph, anchor: gs.Node) -> str | None:
+        return None
+
+    def rewrite(self, graph: gs.Graph, anchor: gs.Node) -> str:
+        anchor.op = self.given
+        return "swapped"
+
+
+CHAIN = """<ir_version: 9, opset_import: ["": 20]>
+    g (float[batch, 3] input) => (float[batch, 3] output) { output = Elu(input) }"""
+
+
+def chain() -> onnx.ModelProto:
+    model = onnx.parser.parse_model(CHAIN)
+    model.graph.node[0].name = "act"
+    return model
+
+
+def test_fusions_of_one_phase_take_turns_until_all_are_at_rest() -> None:
+    """The one that comes last makes work for the first: its second turn does it."""
+    steps = [Swaps("later", "Selu", "Relu"), Swaps("sooner", "Elu", "Selu")]
+    turns = list(rewritings(chain(), steps))
+    assert [(turn.fusion.name, len(turn.applied)) for turn in turns] == [
+        ("later", 0),
+        ("sooner", 1),
+        ("later", 1),
+        ("sooner", 0),
+    ]
+    assert operators(turns[-1].model) == Counter(Relu=1)
+    assert turns[-1].model is turns[-2].model
+
+
+def test_several_turns_make_one_record() -> None:
+    """Each step moves no value: the input is positive, and Relu, Abs and Identity are one there."""
+    inputs = np.abs(np.random.default_rng(0).standard_normal((2, 3))).astype(np.float32)
+    model = onnx.parser.parse_model(CHAIN.replace("Elu", "Relu"))
+    model.graph.node[0].name = "act"
+    before = Artifact(model, Golden(inputs, inputs, "output", {}, 0))
+    steps = [Swaps("second", "Abs", "Identity"), Swaps("first", "Relu", "Abs")]
+    after = fuse(before, steps)
+    assert [record.name for record in after.records] == ["fuse/first", "fuse/second"]
+    first, second = after.records
+    assert first.before == before.digest
+    assert second.before == first.after
+    assert (len(first.applied), len(second.applied)) == (1, 1)
+    assert first.error == second.error == 0.0
+    assert after.digest == model_digest(after.model)
+    assert operators(after.model) == Counter(Identity=1)
+
+
+def test_fusions_that_undo_each_other_are_an_error() -> None:
+    steps = [Swaps("there", "Elu", "Relu"), Swaps("back", "Relu", "Elu")]
+    with pytest.raises(StageError, match=r"phase CANONICAL does not come to an end .* there, back"):
+        list(rewritings(chain(), steps))
