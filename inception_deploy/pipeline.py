@@ -25,6 +25,7 @@ from inception_deploy.images import ImagePlan, plan_images
 from inception_deploy.import_onnx import import_onnx
 from inception_deploy.lower import lower
 from inception_deploy.manifest import compose
+from inception_deploy.mixing import mix
 from inception_deploy.onnx_file import OnnxNetwork
 from inception_deploy.parity import ParityReport
 from inception_deploy.pixels import fed, take_pixels
@@ -94,6 +95,9 @@ def deploy(
         taking = _taking(exported, reference, recipe, shown, progress)
         fused = fuse(taking, target.rewrites(recipe.precision), progress=progress)
         precision, ranges = _calibrate(recipe, fused, images, precision, engine, progress)
+        precision, ranges, mixing = mix(
+            recipe, reference, fused, images, precision, ranges, engine, output, progress
+        )
         lowered = lower(fused, precision, ranges, progress=progress)
         _save(directory, exported, lowered, ranges)
         with engine.session(directory / "model.onnx") as session:
@@ -106,6 +110,7 @@ def deploy(
         if speed is not None:
             write_json(directory / "throughput.json", speed.to_dict())
         manifest = compose(recipe, reference, lowered, parity, ranges, directory, command)
+        manifest["mixing"] = mixing
         Bundle.seal(directory, manifest)
         write_report([directory], directory / "report.html")
         Bundle.seal(directory, manifest)

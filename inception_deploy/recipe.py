@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tomllib
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -85,7 +86,10 @@ class Recipe:
         data: labelled images for parity; None takes the weights' own data set where they have one,
             else seeded noise.
         data_size: how many images of it are compared.
-        max_drop: largest allowed loss of top-1, in points; None asks for no verdict.
+        max_drop: largest allowed loss of top-1, in points; None asks for no verdict. INT8 keeps
+            blocks in float until it holds.
+        min_sqnr: least SQNR of an INT8 graph's outputs, dB; blocks are kept in float until it
+            holds.
         opset: of the exported graph.
         seed: of every sampling.
         skip_bad_images: leave out unreadable images (they are counted and named).
@@ -115,6 +119,7 @@ class Recipe:
     data: str | None = None
     data_size: int = 1000
     max_drop: float | None = None
+    min_sqnr: float | None = None
     opset: int = 20
     seed: int = 0
     skip_bad_images: bool = False
@@ -141,6 +146,13 @@ class Recipe:
                 raise RecipeError(f"{name} must be at least 1, not {value}")
         if self.max_drop is not None and not 0 <= self.max_drop <= 100:
             raise RecipeError(f"max_drop must be 0 to 100 points, not {self.max_drop}")
+        if self.min_sqnr is not None and not math.isfinite(self.min_sqnr):
+            raise RecipeError(f"min_sqnr must be a number of decibels, not {self.min_sqnr}")
+        if self.min_sqnr is not None and self.precision != "int8":
+            raise RecipeError(
+                f"min_sqnr chooses which blocks of an INT8 graph stay in float; ask for precision "
+                f"int8, not {self.precision}, or leave it out"
+            )
         if self.max_drop is not None and self.head == "features":
             raise RecipeError("max_drop compares classes; it cannot be asked of --head features")
         if self.onnx is not None and (self.weights is not None or self.width is not None):

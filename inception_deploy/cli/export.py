@@ -82,7 +82,18 @@ def _recipe(path: Path | None, options: dict[str, Any]) -> Recipe:
     help="7-bit weights, for x86 without VNNI.  [as this machine needs it]",
 )
 @data_options(None)
-@click.option("--max-drop", type=float, metavar="POINTS", help="Fail above this loss of top-1.")
+@click.option(
+    "--max-drop",
+    type=float,
+    metavar="POINTS",
+    help="Fail above this loss of top-1; INT8 first keeps blocks in float until it holds.",
+)
+@click.option(
+    "--min-sqnr",
+    type=float,
+    metavar="DB",
+    help="INT8: keep blocks in float until the outputs' SQNR is at least this.",
+)
 @click.option("--opset", type=int, help="ONNX opset of the graph.  [20]")
 @click.option("--seed", type=int, help="Of every sampling.  [0]")
 @click.option("--seconds", type=float, help="Measuring time per engine and batch; 0: none.  [2]")

@@ -9,6 +9,7 @@ from rich.table import Table
 
 from inception_deploy.bundle import Bundle
 from inception_deploy.cli.console import Terminal
+from inception_deploy.cli.mixing_table import print_mixing
 
 __all__ = ["EXIT_CODES", "number", "print_summary", "verdict_exit_code"]
 
@@ -17,7 +18,10 @@ EXIT_CODES = {"PASS": 0, "NOT_ASKED": 0, "FAIL": 1, "INCONCLUSIVE": 4}
 
 
 def verdict_exit_code(bundle: Bundle) -> int:
-    """0 pass or not asked, 1 fail, 4 inconclusive."""
+    """0 pass or not asked, 1 fail or a bound that no choice of blocks keeps, 4 inconclusive."""
+    mixing = bundle.manifest.get("mixing")
+    if mixing is not None and not mixing["met"]:
+        return EXIT_CODES["FAIL"]
     return EXIT_CODES[bundle.manifest["parity"]["verdict"]]
 
 
@@ -54,6 +58,8 @@ def print_summary(bundle: Bundle, terminal: Terminal) -> None:
         out.print(f"stages    {_stages(manifest)}")
         if parity["data"]["skipped"]:
             out.print(f"[yellow]skipped[/]   {len(parity['data']['skipped'])} unreadable images")
+    if manifest.get("mixing") is not None:
+        print_mixing(manifest["mixing"], out)
     for warning in (speed or {}).get("warnings", []):
         out.print(f"[yellow]warning[/]   {escape(warning)}")
     style = _VERDICT_STYLE[parity["verdict"]]
