@@ -3,10 +3,15 @@
 Two proofs: the graph as it is, as the engine here runs it; and, where it holds half-precision
 tensors, the graph with each of them rounded to what a half-precision device would store. An engine
 may compute in FP32 behind the graph's back, and would then hide an overflow.
+
+Where calibrated ranges cut values off, the bound is asked of the same lowering with ranges that
+hold the golden's values: a range that was clipped, or taken on other images, makes a graph coarse
+and not wrong. How coarse is recorded, and for parity and its verdict to judge.
 """
 
 from __future__ import annotations
 
+import math
 import time
 
 import onnx
@@ -55,8 +60,14 @@ def lower(
         lowering = precision.lower(artifact.model, ranges)
         device = rounded(lowering.model)
     bound, golden = lowering.bound, artifact.golden
-    here = prove(lowering.model, golden, bound=bound, stage=stage, progress=progress)
-    worst, facts = here, {**lowering.facts, "error_here": here.error}
+    facts = dict(lowering.facts)
+    if precision.clips and ranges is not None:
+        worst = _prove_unclipped(artifact, precision, ranges, stage, progress)
+        here = prove(lowering.model, golden, bound=math.inf, stage=stage, progress=progress)
+        facts["error_unclipped"] = worst.error
+    else:
+        worst = here = prove(lowering.model, golden, bound=bound, stage=stage, progress=progress)
+    facts["error_here"] = here.error
     if device is not lowering.model:
         there = _prove_rounded(device, lowering.model, golden, bound, stage, progress)
         facts["error_rounded"] = there.error
@@ -73,6 +84,22 @@ def lower(
         facts={**facts, **worst.facts()},
     )
     return artifact.advance(lowering.model, record)
+
+
+def _prove_unclipped(
+    artifact: Artifact,
+    precision: Precision,
+    ranges: Ranges,
+    stage: str,
+    progress: Progress | None,
+) -> Proof:
+    """`prove` for the same lowering with ranges that hold every value of the golden."""
+    golden = artifact.golden
+    seen = observe(
+        artifact.model, [golden.feed], engine=ENGINES.get("onnxruntime"), data_digest="", total=1
+    )
+    wide = precision.lower(artifact.model, ranges.joined(seen))
+    return prove(wide.model, golden, bound=wide.bound, stage=stage, progress=progress)
 
 
 def _prove_rounded(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,7 @@ import onnx
 from torch import nn
 
 from inception_deploy.artifact import Artifact, Golden
-from inception_deploy.bundle import Bundle, save_golden, staged, write_json
+from inception_deploy.bundle import Bundle, file_digest, save_golden, staged, write_json
 from inception_deploy.calibrate import calibrate, observe, observe_histograms
 from inception_deploy.calibrators import calibrator
 from inception_deploy.channels import observe_channels
@@ -94,13 +95,15 @@ def deploy(
         exported = _graph(reference, golden, recipe, progress)
         taking = _taking(exported, reference, recipe, shown, progress)
         fused = fuse(taking, target.rewrites(recipe.precision), progress=progress)
-        precision, ranges = _calibrate(recipe, fused, images, precision, engine, progress)
+        precision, ranges = _calibrate(recipe, fused, images, precision, progress)
         precision, ranges, mixing = mix(
             recipe, reference, fused, images, precision, ranges, engine, output, progress
         )
         lowered = lower(fused, precision, ranges, progress=progress)
         _save(directory, exported, lowered, ranges)
+        compiled = engine.compiled(directory / "model.onnx", directory)
         with engine.session(directory / "model.onnx") as session:
+            executed = session.executed_precisions()
             layout = recipe.pixel_layout
             parity, samples = _parity(reference, session, lowered, images, layout, engine, progress)
             speed = _speed(recipe, reference, directory, session, lowered, engine, progress)
@@ -110,7 +113,8 @@ def deploy(
         if speed is not None:
             write_json(directory / "throughput.json", speed.to_dict())
         manifest = compose(recipe, reference, lowered, parity, ranges, directory, command)
-        manifest["mixing"] = mixing
+        manifest |= {"mixing": mixing, "executed": executed and dict(executed)}
+        manifest["engine"] = _compiled_facts(compiled, directory)
         Bundle.seal(directory, manifest)
         write_report([directory], directory / "report.html")
         Bundle.seal(directory, manifest)
@@ -188,10 +192,13 @@ def _calibrate(
     artifact: Artifact,
     images: ImagePlan,
     precision: Precision,
-    engine: Engine,
     progress: Progress,
 ) -> tuple[Precision, Ranges | None]:
-    """What the precision has to know of the activations: it, informed, and their ranges."""
+    """What the precision has to know of the activations: it, informed, and their ranges.
+
+    Ranges are the graph's own, so that one engine takes them for all targets.
+    """
+    engine = ENGINES.get("onnxruntime")
     if not precision.needs_ranges:
         return precision, None
     chosen, model, layout = images.calibration, artifact.model, recipe.pixel_layout
@@ -226,6 +233,14 @@ def _calibrate(
         progress=progress,
     )
     return precision.informed(statistics), calibrate(histograms, method, precision.grid, watched)
+
+
+def _compiled_facts(files: Sequence[Path], directory: Path) -> dict[str, Any] | None:
+    """The engine's own files, for the manifest; None where it has none."""
+    if not files:
+        return None
+    names = [str(file.relative_to(directory)) for file in files]
+    return {"file": names[0], "sha256": file_digest(files[0]), "others": names[1:]}
 
 
 def _save(directory: Path, exported: Artifact, lowered: Artifact, ranges: Ranges | None) -> None:

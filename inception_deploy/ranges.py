@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -105,6 +105,17 @@ class Ranges:
                 f"the range table was made by '{self.calibrator}', not by '{calibrator}'; "
                 "calibrate anew, or ask for that calibrator"
             )
+
+    def joined(self, other: Ranges) -> Ranges:
+        """This table with each range widened to hold that of `other`, which has its tensors too."""
+        tensors = {
+            name: TensorRange(
+                min(own.minimum, other.tensors[name].minimum),
+                max(own.maximum, other.tensors[name].maximum),
+            )
+            for name, own in self.tensors.items()
+        }
+        return replace(self, tensors=tensors)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values, as stored in the bundle's calibration.json."""

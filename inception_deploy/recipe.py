@@ -29,7 +29,7 @@ Head: TypeAlias = Literal["logits", "probabilities", "features"]
 InputKind: TypeAlias = Literal["float32", "uint8"]
 Layout: TypeAlias = Literal["NCHW", "NHWC"]
 PrecisionName: TypeAlias = Literal["fp32", "fp16", "int8"]
-TargetName: TypeAlias = Literal["onnxruntime"]
+TargetName: TypeAlias = Literal["onnxruntime", "openvino"]
 
 
 @dataclass(frozen=True)

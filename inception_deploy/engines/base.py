@@ -185,3 +185,15 @@ class Engine(ABC):
         Raises:
             MissingDependency: the vendor's library is not installed.
         """
+
+    def compiled(self, model: Path, directory: Path) -> tuple[Path, ...]:
+        """Write what this engine makes of an ONNX file into `directory`; its main file first.
+
+        Empty for an engine that loads ONNX files as they are.
+
+        Raises:
+            MissingDependency: the vendor's library is not installed.
+            StageError: the engine refuses the graph.
+        """
+        del model, directory
+        return ()

@@ -261,6 +261,9 @@ class Openvino(Engine):
             model, threads=threads, optimise=optimise, options=options or Options()
         )
 
+    def compiled(self, model: Path, directory: Path) -> tuple[Path, ...]:
+        return tuple(save_ir(model, directory))
+
 
 def save_ir(model: Path, directory: Path) -> list[Path]:
     """Write `model` (ONNX) in OpenVINO's own format, weights in the types they have.

@@ -49,6 +49,9 @@ class Precision(ABC):
     needs_ranges: bool
     """Whether `lower` needs calibration images to have been seen."""
 
+    clips: bool = False
+    """Whether values outside the calibrated ranges are cut off."""
+
     def at(self, placement: str, *, reduce_range: bool | None = None) -> Self:
         """This precision for the target of that name, where targets differ.
 

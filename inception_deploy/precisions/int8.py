@@ -41,8 +41,8 @@ __all__ = ["PRECISIONS", "Int8", "saturates"]
 STAGE = "lower/int8"
 
 UNIT = 1 / 255
-"""Error of a grid in units of its range: half a step of rounding, and as much again for what lies
-outside a range that was calibrated on other images."""
+"""Error of a grid in units of its range: half a step of rounding, and as much again for the weights
+it is multiplied with. What a range cuts off is not part of it (`inception_deploy.lower`)."""
 
 CONFIDENCE = 8.0
 """Twice that of FP16 (`precisions/fp16.py`): errors add up like a random walk, but in eight bits
@@ -76,6 +76,7 @@ class Int8(Precision):
     statistics: Mapping[str, ChannelStatistics] = field(default_factory=dict)
     name = "int8"
     needs_ranges = True
+    clips = True
 
     def at(self, placement: str, *, reduce_range: bool | None = None) -> Int8:
         found = PLACEMENTS.get(placement)
@@ -218,7 +219,7 @@ def _pixels(graph: onnx.ModelProto) -> frozenset[str]:
 
 def _unruled(graph: onnx.ModelProto, plan: Plan, placement: Placement) -> tuple[Refused, ...]:
     """Nodes that compute something and stay float because the target has no rule for them."""
-    ruled = {rule.op for rule in placement.rules}
+    ruled = {rule.op for rule in placement.rules} | placement.epilogues
     return tuple(
         Refused("int8", node.name, f"no integer kernel for {node.op_type} on {placement.name}")
         for node in graph.graph.node
