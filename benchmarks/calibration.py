@@ -97,7 +97,7 @@ def embedded_graph(network: str, weights: str = "embedded") -> Artifact:
     images = plan_images(recipe, reference, SilentProgress())
     exported = export(
         reference.module,
-        record_golden(reference.module, images.golden()),
+        record_golden(reference.module, images.golden().inputs),
         network=network,
         preprocessing=reference.preprocessing,
         class_names=reference.class_names or (),
