@@ -2,8 +2,8 @@
 
 Noise. Only one block is put into integers, everything else stays float, and the mean squared error
 of the outputs is that block's noise power. Rounding errors of different blocks are as good as
-independent, so the powers add up: their sum predicts the error of any choice of blocks. (Tensors at
-the border of two blocks are counted with both, so the sum is a little too large.)
+independent, so the powers add up: their sum predicts the error of any choice of blocks. (A tensor
+between two blocks is counted with both, so the sum is too large, at most twice.)
 
 Time. Where the engine profiles single nodes, the FP32 and the INT8 graph are profiled once each and
 a block's nodes summed up. Elsewhere the float graph and the one with only this block in integers

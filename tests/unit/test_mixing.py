@@ -222,16 +222,15 @@ def test_a_drop_of_top1_is_mended() -> None:
 
 
 def test_the_noise_of_blocks_adds_up() -> None:
-    """Not only of all together: of halves of the network, too."""
+    """Of all, and of parts of the network, up to twice: a tensor between two blocks has both."""
     measured, state, given = meter(), known(), case()
     blocks = list(measured.groups)
-    assert state.whole is not None
-    assert sum(state.noise.values()) == pytest.approx(state.whole, rel=0.5)
     wanted = outputs(given.artifact.model.SerializeToString(), given.seen[:2])
-    for floats in (blocks[::2], blocks[1::2], blocks[:6]):
+    for floats in ([], blocks[::2], blocks[1::2], blocks[:6], blocks[6:]):
         have = outputs(measured.lowered(floats), given.seen[:2])
         predicted = sum(state.noise[block] for block in measured.standing(floats))
-        assert predicted == pytest.approx(float(np.mean((have - wanted) ** 2)), rel=0.5)
+        actual = float(np.mean((have - wanted) ** 2))
+        assert 0.75 * actual < predicted < 2 * actual, floats
 
 
 def test_every_block_has_noise_of_its_own_and_a_time() -> None:
