@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from rich.markup import escape
@@ -14,6 +15,7 @@ from inception_deploy.cli.mixing_table import print_mixing
 __all__ = ["EXIT_CODES", "number", "print_summary", "verdict_exit_code"]
 
 _VERDICT_STYLE = {"PASS": "green", "FAIL": "red", "INCONCLUSIVE": "yellow", "NOT_ASKED": "dim"}
+_NOISE = re.compile(r"latency varies by ([0-9.]+) ?%")  # as throughput words it
 EXIT_CODES = {"PASS": 0, "NOT_ASKED": 0, "FAIL": 1, "INCONCLUSIVE": 4}
 
 
@@ -60,7 +62,7 @@ def print_summary(bundle: Bundle, terminal: Terminal) -> None:
             out.print(f"[yellow]skipped[/]   {len(parity['data']['skipped'])} unreadable images")
     if manifest.get("mixing") is not None:
         print_mixing(manifest["mixing"], out)
-    for warning in (speed or {}).get("warnings", []):
+    for warning in _warnings((speed or {}).get("warnings", [])):
         out.print(f"[yellow]warning[/]   {escape(warning)}")
     style = _VERDICT_STYLE[parity["verdict"]]
     out.print("[dim]in brackets: 95 % intervals[/]")
@@ -68,6 +70,17 @@ def print_summary(bundle: Bundle, terminal: Terminal) -> None:
     out.print(
         f"bundle    {escape(str(bundle.path))}  (open {escape(str(bundle.path / 'report.html'))})"
     )
+
+
+def _warnings(warnings: list[str]) -> list[str]:
+    """Those of noise as one line; report.html has each of them in full."""
+    noise = [found for text in warnings if (found := _NOISE.search(text))]
+    others = [text for text in warnings if not _NOISE.search(text)]
+    if noise:
+        widest = max(float(found[1]) for found in noise)
+        times = f"{len(noise)} timings vary" if len(noise) > 1 else "a timing varies"
+        others.append(f"{times} by up to {widest:.0f} %: trust the medians, or measure idle")
+    return others
 
 
 def _parity_rows(parity: dict[str, Any]) -> list[tuple[str, str, str, str]]:

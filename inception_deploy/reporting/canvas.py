@@ -87,15 +87,26 @@ class Canvas:
                 tip=tip,
             )
 
-    def svg(self, height: float, heading: Heading) -> Markup:
-        """The finished chart; the `Markup` is safe to print."""
+    def svg(
+        self, height: float, heading: Heading, width: float = WIDTH, kind: str = "chart"
+    ) -> Markup:
+        """The finished drawing; the `Markup` is safe to print.
+
+        Args:
+            kind: the class. A "chart" is as wide as its column, anything else keeps its size.
+        """
         title, description = f"{heading.ident}-title", f"{heading.ident}-desc"
+        size = Markup("")
+        if kind != "chart":
+            size = Markup(' width="{}" height="{}"').format(tidy(width), tidy(height))
         return Markup(
-            '<svg class="chart" role="img" viewBox="0 0 {} {}" aria-labelledby="{} {}">'
+            '<svg class="{}" role="img" viewBox="0 0 {} {}"{} aria-labelledby="{} {}">'
             '<title id="{}">{}</title><desc id="{}">{}</desc>{}</svg>'
         ).format(
-            tidy(WIDTH),
+            kind,
+            tidy(width),
             tidy(height),
+            size,
             title,
             description,
             title,

@@ -6,11 +6,12 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
 from inception_deploy.errors import BundleError
+from inception_deploy.reporting.block_graph import GraphOutline
 
 __all__ = ["SCHEMA", "VERDICTS", "BundleData", "Record"]
 
@@ -135,6 +136,7 @@ class BundleData:
         parity: parity.json; None where parity was not measured.
         throughput: throughput.json; None where speed was not measured.
         samples: samples.json; None where no samples were kept.
+        graphs: outlines of the manifest's "reference" and "graph", where their files are there.
 
     Raises:
         BundleError: for another schema, an unknown verdict, or a sample picture that is not
@@ -146,6 +148,7 @@ class BundleData:
     parity: Mapping[str, Any] | None = None
     throughput: Mapping[str, Any] | None = None
     samples: Sequence[Mapping[str, Any]] | None = None
+    graphs: Mapping[str, GraphOutline] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for file in ("manifest.json", "parity.json", "throughput.json"):
@@ -189,6 +192,7 @@ class BundleData:
             _read_json(folder / "parity.json", dict),
             _read_json(folder / "throughput.json", dict),
             _read_json(folder / "samples.json", list),
+            _read_graphs(folder, Record(f"{name}/manifest.json", manifest)),
         )
 
     @property
@@ -213,6 +217,17 @@ class BundleData:
         """samples.json with typed access."""
         listed = None if self.samples is None else list(self.samples)
         return Record(self.name, {"samples.json": listed}).records("samples.json")
+
+
+def _read_graphs(folder: Path, manifest: Record) -> dict[str, GraphOutline]:
+    found = {}
+    for key in ("reference", "graph"):
+        listed = manifest.maybe_record(key)
+        # by name, not by path: a manifest from elsewhere must not lead out of its folder
+        path = folder / Path(listed.text("file")).name if listed else None
+        if path is not None and path.is_file():
+            found[key] = GraphOutline.read(path)
+    return found
 
 
 def _read_json(path: Path, kind: type) -> Any:

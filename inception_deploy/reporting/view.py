@@ -14,6 +14,8 @@ from inception_deploy.reporting.charts import span
 from inception_deploy.reporting.data import Record
 from inception_deploy.reporting.facts import Facts, engine_name
 from inception_deploy.reporting.numerals import brief, count, duration, percent, significant
+from inception_deploy.reporting.precision import PrecisionView
+from inception_deploy.reporting.rewrites import RewritesView
 
 __all__ = ["BundleView", "ComparisonView", "SampleView", "StageView"]
 
@@ -78,6 +80,8 @@ class BundleView:
     loading: Pairs
     blocks: list[Row]
     warnings: list[str]
+    rewrites: RewritesView
+    precisions: PrecisionView
     stages: list[StageView]
     total: str
     samples: list[SampleView]
@@ -131,6 +135,8 @@ class BundleView:
             loading=_loading(facts),
             blocks=tables.block_rows(facts),
             warnings=[plain(w) for w in throughput.items("warnings")] if throughput else [],
+            rewrites=RewritesView.of(facts, anchor),
+            precisions=PrecisionView.of(facts),
             stages=_stages(stages, anchor),
             total=duration(sum(stage.magnitude("seconds") or 0.0 for stage in stages)),
             samples=[_sample(sample) for sample in facts.data.sample_records],

@@ -227,6 +227,8 @@ def test_sections_come_in_order() -> None:
     assert titles == [
         "Summary",
         "Speed and error",
+        "Rewrites",
+        "Precision asked and run",
         "Stages",
         "Sample images",
         "Preprocessing contract",
