@@ -34,6 +34,7 @@ from inception_deploy.dataset import Dataset, batches, open_dataset
 from inception_deploy.engines import ENGINES
 from inception_deploy.machine import describe, library_versions
 from inception_deploy.observation import observed
+from inception_deploy.precisions import PRECISIONS
 from inception_deploy.preprocess import Preprocessing
 from inception_deploy.ranges import Ranges
 from inception_deploy.recipe import Recipe
@@ -92,7 +93,7 @@ def embedded_graph(network: str, weights: str = "embedded") -> Artifact:
     from inception_deploy.progress import SilentProgress
     from inception_deploy.targets import TARGETS
 
-    recipe = Recipe(network=network, weights=weights)
+    recipe = Recipe(network=network, weights=weights, precision="int8")
     reference = reference_of(recipe)
     images = plan_images(recipe, reference, SilentProgress())
     exported = export(
@@ -106,17 +107,18 @@ def embedded_graph(network: str, weights: str = "embedded") -> Artifact:
 
 
 def table(model: onnx.ModelProto, *, name: str, grid: str, images: int) -> dict[str, Any]:
-    """Ranges of every float activation of `model`, how they came about, and whether they settled.
+    """Ranges of what INT8 for ONNX Runtime quantises, how they came about, whether they settled.
 
     Args:
         name: of the calibrator.
         grid: "u8" or "s8".
     """
     stream = ImageStream(model, images)
+    watched = PRECISIONS.get("int8").at("onnxruntime").watched(model) or {}
     seen = observe_histograms(
         model,
         stream,
-        tensors=observed(model),
+        tensors=tuple(watched),
         engine=ENGINES.get("onnxruntime"),
         data_digest=stream.dataset.digest,
         total=stream.count(),
@@ -128,7 +130,7 @@ def table(model: onnx.ModelProto, *, name: str, grid: str, images: int) -> dict[
             "versions": library_versions(("onnx", "onnxruntime", "numpy", "torch")),
         },
         "stability": stability(seen),
-        "ranges": calibrate(seen, calibrator(name), GRIDS[grid]).to_dict(),
+        "ranges": calibrate(seen, calibrator(name), GRIDS[grid], watched).to_dict(),
     }
 
 

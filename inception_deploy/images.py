@@ -146,7 +146,7 @@ def plan_images(recipe: Recipe, reference: Reference, progress: Progress) -> Ima
         num_classes=None if recipe.head == "features" else reference.weights.num_classes,
     )
     calibration = choose_images(
-        recipe.calibration or source,
+        source if recipe.calibration_table else recipe.calibration or source,
         reference.preprocessing,
         count=recipe.calibration_size,
         seed=recipe.seed + 1,

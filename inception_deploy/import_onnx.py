@@ -59,8 +59,9 @@ def import_onnx(
         given = _converted(network.model, opset)
         _free_batch(given, network.fixed_batch)
         _name_nodes(given)
-        graph = open_graph(given)
+        graph = open_graph(_folded(given))
         graph.name = name
+        # again, with the shapes of what stood in the branches of an `If`
         graph.fold_constants(error_ok=False, size_threshold=sys.maxsize).cleanup()
         _end(graph, network, golden.output_name)
         _call(graph, graph.inputs[0], INPUT_NAME)
@@ -90,6 +91,24 @@ def import_onnx(
         },
     )
     return Artifact(model, golden, (record,))
+
+
+def _folded(model: onnx.ModelProto) -> onnx.ModelProto:
+    """`model` with constants folded and the branch in place of every `If` of known condition.
+
+    TorchScript writes such an `If` where a module asks for the rank of its input, as
+    `LocalResponseNorm` does. Shape inference does not look into branches.
+    """
+    if not any(node.op_type == "If" for node in model.graph.node):
+        return model
+    graph = open_graph(model)
+    graph.fold_constants(error_ok=False, size_threshold=sys.maxsize).cleanup().toposort()
+    folded = onnx.ModelProto()
+    folded.CopyFrom(model)
+    folded.graph.CopyFrom(gs.export_onnx(graph, do_type_check=False).graph)
+    del folded.graph.value_info[:]
+    _name_nodes(folded)  # a branch brings names of its own
+    return folded
 
 
 def _converted(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:

@@ -32,7 +32,7 @@ from inception_deploy.parity import ParityReport
 from inception_deploy.pixels import fed, take_pixels
 from inception_deploy.precisions import PRECISIONS, Precision
 from inception_deploy.progress import Progress, SilentProgress
-from inception_deploy.ranges import Ranges
+from inception_deploy.ranges import Ranges, load_table
 from inception_deploy.recipe import Layout, Recipe
 from inception_deploy.reference import Reference, load_reference
 from inception_deploy.report import write_report
@@ -213,16 +213,22 @@ def _calibrate(
             progress=progress,
         )
         return precision, ranges
-    method = calibrator(recipe.calibrator)
-    histograms = observe_histograms(
-        model,
-        (fed(batch, layout) for batch in chosen.batches()),
-        tensors=tuple(watched),
-        engine=engine,
-        data_digest=chosen.dataset.digest,
-        total=chosen.batch_count(),
-        progress=progress,
-    )
+    table = recipe.calibration_table
+    if table is not None:
+        ranges = load_table(table)
+        ranges.check(model=artifact.digest)
+    else:
+        histograms = observe_histograms(
+            model,
+            (fed(batch, layout) for batch in chosen.batches()),
+            tensors=tuple(watched),
+            engine=engine,
+            data_digest=chosen.dataset.digest,
+            total=chosen.batch_count(),
+            progress=progress,
+        )
+        method = calibrator(recipe.calibrator)
+        ranges = calibrate(histograms, method, precision.grid, watched)
     few = chosen.spread(CHANNEL_IMAGES)
     statistics = observe_channels(
         model,
@@ -232,7 +238,7 @@ def _calibrate(
         total=few.batch_count(CHANNEL_BATCH),
         progress=progress,
     )
-    return precision.informed(statistics), calibrate(histograms, method, precision.grid, watched)
+    return precision.informed(statistics), ranges
 
 
 def _compiled_facts(files: Sequence[Path], directory: Path) -> dict[str, Any] | None:

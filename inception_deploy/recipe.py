@@ -78,7 +78,8 @@ class Recipe:
         precision: of weights and activations.
         target: the engine the graph is made for.
         batch: sizes that will be served; throughput is measured at the optimum and the maximum.
-        calibration: images to take ranges from; None takes `data`'s.
+        calibration: images to take ranges from, or a range table (.json) for INT8; None takes
+            `data`'s.
         calibration_size: how many of them.
         calibrator: chooses the ranges of INT8 activations; a parameter follows a colon.
         reduce_range: 7-bit weights for INT8, which x86 without VNNI needs; None looks at the
@@ -164,6 +165,12 @@ class Recipe:
     def pixel_layout(self) -> Layout | None:
         """Layout of the pixels that the graph takes; None where it takes normalised floats."""
         return (self.layout or "NCHW") if self.input == "uint8" else None
+
+    @property
+    def calibration_table(self) -> Path | None:
+        """The range table that `calibration` names; None where it names images, or nothing."""
+        named = self.calibration is not None and self.calibration.endswith(".json")
+        return Path(self.calibration or "").expanduser() if named else None
 
     @property
     def weights_source(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -270,3 +271,38 @@ def test_a_batch_that_cannot_be_freed_is_an_error(tmp_path: Path) -> None:
     path = written(tmp_path / "small.onnx", batch="1", shape=(1, 16), body=body)
     with pytest.raises((StageError, InceptionDeployError)):
         imported(path)
+
+
+class Normalised(torch.nn.Module):
+    """Its normalisation asks for the rank of its input, which TorchScript writes as an `If`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = torch.nn.Conv2d(3, 8, 3)
+        self.lrn = torch.nn.LocalResponseNorm(5)
+        self.fc = torch.nn.Linear(8, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc(self.lrn(torch.relu(self.conv(x))).mean((2, 3)))
+
+
+def test_an_if_of_known_condition_is_taken(tmp_path: Path) -> None:
+    path = tmp_path / "lrn.onnx"
+    torch.manual_seed(0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter's own
+        torch.onnx.export(
+            Normalised().eval(),
+            (torch.zeros(2, 3, 8, 8),),
+            path,
+            dynamo=False,
+            opset_version=17,
+            input_names=["pixels"],
+            dynamic_axes={"pixels": {0: "n"}},
+        )
+    assert any(node.op_type == "If" for node in onnx.load(path).graph.node)
+    _, artifact = imported(path)
+    fused = fuse(artifact, tuple(FUSIONS))
+    kinds = [node.op_type for node in fused.model.graph.node]
+    assert "If" not in kinds
+    assert kinds.count("LRN") == 1
