@@ -15,6 +15,7 @@ from inception_deploy.reporting.data import Record
 from inception_deploy.reporting.facts import Facts, engine_name
 from inception_deploy.reporting.numerals import brief, count, duration, percent, significant
 from inception_deploy.reporting.precision import PrecisionView
+from inception_deploy.reporting.mixing_plot import mixing_plot
 from inception_deploy.reporting.rewrites import RewritesView
 
 __all__ = ["BundleView", "ComparisonView", "SampleView", "StageView"]
@@ -82,6 +83,7 @@ class BundleView:
     warnings: list[str]
     rewrites: RewritesView
     precisions: PrecisionView
+    mixing: Markup | None
     stages: list[StageView]
     total: str
     samples: list[SampleView]
@@ -137,6 +139,7 @@ class BundleView:
             warnings=[plain(w) for w in throughput.items("warnings")] if throughput else [],
             rewrites=RewritesView.of(facts, anchor),
             precisions=PrecisionView.of(facts),
+            mixing=mixing_plot(facts.data.manifest.get("mixing"), f"{anchor}-mixing"),
             stages=_stages(stages, anchor),
             total=duration(sum(stage.magnitude("seconds") or 0.0 for stage in stages)),
             samples=[_sample(sample) for sample in facts.data.sample_records],
