@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from inception_deploy.artifact import FloatArray
-from inception_deploy.machine import describe, library_versions
+from inception_deploy.machine import LIBRARIES, describe, library_versions
 from inception_deploy.preprocess import Preprocessing
 from inception_deploy.random_weights import octave_noise, pixel_spread
 
@@ -54,9 +54,9 @@ def geometric_mean(ratios: Iterable[float]) -> float:
 
 def provenance() -> dict[str, Any]:
     """The machine, and the versions of everything that can change a figure."""
-    names = ("nncf",)
-    versions = {**library_versions(), **library_versions(names)}
-    return {"machine": describe().to_dict(), "versions": versions}
+    machine = describe().to_dict()
+    del machine["threads"]  # PyTorch's, which is not measured here
+    return {"machine": machine, "versions": library_versions((*LIBRARIES, "nncf"))}
 
 
 def kept_rows(results: Mapping[str, Any], now: Mapping[str, Any]) -> list[dict[str, Any]]:

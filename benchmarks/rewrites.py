@@ -3,6 +3,7 @@
     python -m benchmarks.rewrites                     all networks → results/rewrites.json
     python -m benchmarks.rewrites inception_v3        one network, its rows in the file written anew
     python -m benchmarks.rewrites --prepare …         only make the graphs; needs no quiet machine
+    python -m benchmarks.rewrites --processor-time …  of one thread, where others use the machine
     python -m benchmarks.rewrites --summarise         the figures anew from the rows, e.g. for
                                                       another choice in a target's profile
 
@@ -18,6 +19,7 @@ refers to it. Where a rewrite finds no place in a network, the network is not in
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -49,7 +51,7 @@ from inception_deploy.reference import load_reference
 from inception_deploy.targets import TARGETS, Target
 from inception_deploy.throughput import Candidate, measure
 
-__all__ = ["NETWORKS", "PLAIN", "RESULTS", "STEPS", "Step", "main", "summary"]
+__all__ = ["NETWORKS", "PAYS", "PLAIN", "RESULTS", "STEPS", "Step", "main", "summary"]
 
 RESULTS = Path(__file__).parent / "results" / "rewrites.json"
 
@@ -60,6 +62,9 @@ NETWORKS = (
 
 BATCHES = (1, 8)
 IMAGES = 4
+
+PAYS = 1.01
+"""Geometric mean from which on a rewrite belongs into a profile; below, noise would decide."""
 
 PLAIN = "plain"
 """The graph as exported, without any rewrite."""
@@ -170,12 +175,21 @@ def _rewritten(
 
 
 def timed(
-    network: str, target: Target, precision: str, folder: Path, seconds: float
+    network: str,
+    target: Target,
+    precision: str,
+    folder: Path,
+    *,
+    seconds: float,
+    batches: Sequence[int] = BATCHES,
+    processor_time: bool = False,
 ) -> Iterator[dict[str, Any]]:
     """One row per batch size: medians of each graph, and the ratio of each step.
 
     Args:
         seconds: of measurement per graph and batch size.
+        processor_time: of one thread, which other programs on the machine hardly touch; otherwise
+            wall time, with as many threads as the engine takes.
     """
     place = folder / network
     lowered = place / f"{target.name}.{precision}"
@@ -190,21 +204,25 @@ def timed(
     pairs = [(first[files[before]], first[files[after]]) for before, after in steps]
     if not pairs:
         return
+    threads = 1 if processor_time else None
     with ExitStack() as stack:
         candidates = [
-            Candidate(name, "", precision, stack.enter_context(engine.session(file)).run)
+            Candidate(
+                name, "", precision, stack.enter_context(engine.session(file, threads=threads)).run
+            )
             for file, name in first.items()
             if any(name in pair for pair in pairs)
         ]
         report = measure(
             candidates,
             cycled(np.load(place / "images.npy")),
-            batches=BATCHES,
+            batches=batches,
             seconds=seconds,
+            clock=time.process_time if processor_time else time.perf_counter,
             pairs=list(dict.fromkeys((f"{after}:", f"{before}:") for before, after in pairs)),
         )
     found = {(r.batch, r.baseline, r.candidate): r for r in report.ratios}
-    for batch in BATCHES:
+    for batch in batches:
         ratios = []
         for before, after in steps:
             ratio = found[batch, f"{first[files[before]]}:", f"{first[files[after]]}:"]
@@ -216,6 +234,7 @@ def timed(
             )
         yield {
             **{"network": network, "target": target.name, "precision": precision, "batch": batch},
+            "clock": "processor, 1 thread" if processor_time else "wall",
             "median_ms": {
                 row.engine: round(row.latency_ms.median, 3)
                 for row in report.rows
@@ -272,6 +291,10 @@ def _means(
     return found
 
 
+def _key(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    return tuple(row[part] for part in ("network", "target", "precision", "batch"))
+
+
 def _write(rows: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> None:
     order = {name: index for index, name in enumerate(NETWORKS)}
     rows = sorted(rows, key=lambda row: order.get(row["network"], len(order)))
@@ -287,6 +310,8 @@ def _write(rows: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> None:
 @click.option("--target", "target_name", default="onnxruntime", show_default=True)
 @click.option("--precision", "precisions", multiple=True, help="fp32 and int8 unless given.")
 @click.option("--seconds", default=1.5, show_default=True, help="Per graph and batch size.")
+@click.option("--batch", "batches", multiple=True, type=int, default=BATCHES, show_default=True)
+@click.option("--processor-time", is_flag=True, help="Of one thread, on a machine in use.")
 @click.option("--graphs", type=click.Path(path_type=Path), default=CACHE / "rewrites")
 @click.option("--prepare", "only_prepare", is_flag=True, help="Make the graphs, time nothing.")
 @click.option("--summarise", "only_summarise", is_flag=True, help="Sum the rows up anew.")
@@ -295,6 +320,8 @@ def main(
     target_name: str,
     precisions: tuple[str, ...],
     seconds: float,
+    batches: tuple[int, ...],
+    processor_time: bool,
     graphs: Path,
     only_prepare: bool,
     only_summarise: bool,
@@ -315,18 +342,26 @@ def main(
             prepare(network, target, precisions, graphs)
             if only_prepare:
                 continue
-            rows = [r for p in precisions for r in timed(network, target, p, graphs, seconds)]
+            rows = [
+                row
+                for precision in precisions
+                for row in timed(
+                    network,
+                    target,
+                    precision,
+                    graphs,
+                    seconds=seconds,
+                    batches=batches,
+                    processor_time=processor_time,
+                )
+            ]
         except InceptionDeployError as error:
             raise click.ClickException(str(error)) from error
         for row in rows:
             told = ", ".join(f"{r['with']}/{r['without']} {r['ratio']:.3f}" for r in row["ratios"])
             click.echo(f"{network} {row['precision']} batch {row['batch']}: {told}")
-        key = {(network, target.name, precision) for precision in precisions}
-        kept = [
-            row
-            for row in kept_rows(results, now)
-            if (row["network"], row["target"], row["precision"]) not in key
-        ]
+        new = {_key(row) for row in rows}
+        kept = [row for row in kept_rows(results, now) if _key(row) not in new]
         results = {**now, "rows": [*kept, *rows]}
         _write(results["rows"], now)
 

@@ -15,14 +15,20 @@ TARGETS = (
             Choice(
                 "pool_projection",
                 ("int8",),
-                "pools move fewer channels",
+                "QLinearAveragePool is slow, and then has fewer channels; FP32's is not slow",
                 "rewrites.json#pool_projection",
             ),
             Choice(
                 "pool_as_conv",
                 ("int8",),
-                "QLinearAveragePool is slow; a depthwise QLinearConv is not",
+                "a depthwise QLinearConv is faster than QLinearAveragePool, and takes the bias",
                 "rewrites.json#pool_as_conv",
+            ),
+            Choice(
+                "sibling_merge",
+                (),
+                "Split copies what the merged convolution saves, and in FP32 more than that",
+                "rewrites.json#sibling_merge/pool_as_conv",
             ),
         ),
     ),
