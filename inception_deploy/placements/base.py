@@ -232,6 +232,9 @@ class _Planner:
             return "what reads it is computed in float"
         if not rule.source:
             floats = [name for name in self._data(node) if name not in integral]
-            if floats:
+            # a float branch among others in integers is quantised where they meet: else a single
+            # pool would keep all that follows in float
+            joins = rule.shares and len(floats) < sum(1 for _ in self._data(node))
+            if floats and not joins:
                 return f"its input '{floats[0]}' is computed in float"
         return None
