@@ -13,9 +13,9 @@ from inception_deploy.reporting.cells import Cell, Row, cell, plain, plain_rows
 from inception_deploy.reporting.charts import span
 from inception_deploy.reporting.data import Record
 from inception_deploy.reporting.facts import Facts, engine_name
+from inception_deploy.reporting.mixing_plot import mixing_plot
 from inception_deploy.reporting.numerals import brief, count, duration, percent, significant
 from inception_deploy.reporting.precision import PrecisionView
-from inception_deploy.reporting.mixing_plot import mixing_plot
 from inception_deploy.reporting.rewrites import RewritesView
 
 __all__ = ["BundleView", "ComparisonView", "SampleView", "StageView"]
