@@ -141,7 +141,8 @@ class InceptionNetwork(nn.Module, ABC):
         """The architecture's blocks in processing order: (dotted module name, module).
 
         Each one's output is a tensor that parity can speak about (`Mixed_6c`, `repeat_1.4`, …):
-        (N, C, H, W), or (N, C) after pooling. Together they hold all weights but the classifier's.
+        (N, C, H, W), or (N, C) after pooling. Together they hold all weights but the classifier's,
+        and those of a linear layer that the batch norm of the next block is folded into.
         """
 
     def reset_parameters(self) -> None:

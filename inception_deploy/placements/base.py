@@ -132,6 +132,7 @@ class _Planner:
         self.outputs = {value.name for value in self.graph.output}
         self.moved: dict[str, str] = {}  # output of a moving node → a tensor whose grid it is on
         self.consumers: dict[str, list[onnx.NodeProto]] = {}
+        self.writers = {name: node for node in self.graph.node for name in node.output}
         for node in self.graph.node:
             for name in node.input:
                 self.consumers.setdefault(name, []).append(node)
@@ -210,6 +211,13 @@ class _Planner:
             return str(users[0].output[0])
         return output
 
+    def _weighs(self, tensor: str) -> bool:
+        """Whether a tensor comes from a weighted node, maybe through an activation."""
+        writer = self.writers.get(tensor)
+        if writer is not None and writer.op_type in ACTIVATIONS:
+            writer = self.writers.get(writer.input[0])
+        return writer is not None and writer.op_type in WEIGHTED
+
     def _objection(self, node: onnx.NodeProto, rule: Rule, integral: Collection[str]) -> str | None:
         """Why a node stays float; None where it runs in integers."""
         if node.name in self.exclude:
@@ -233,8 +241,9 @@ class _Planner:
         if not rule.source:
             floats = [name for name in self._data(node) if name not in integral]
             # a float branch among others in integers is quantised where they meet: else a single
-            # pool would keep all that follows in float
+            # pool would keep all that follows in float. Not one that ends in a convolution kept in
+            # float: between quantisers, an engine may quantise its weights by itself
             joins = rule.shares and len(floats) < sum(1 for _ in self._data(node))
-            if floats and not joins:
+            if floats and not (joins and not any(map(self._weighs, floats))):
                 return f"its input '{floats[0]}' is computed in float"
         return None
