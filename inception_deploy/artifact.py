@@ -11,7 +11,16 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-__all__ = ["Applied", "Artifact", "FloatArray", "Golden", "Refused", "StageRecord", "model_digest"]
+__all__ = [
+    "Applied",
+    "Artifact",
+    "FloatArray",
+    "Golden",
+    "Refused",
+    "StageRecord",
+    "model_digest",
+    "opset_of",
+]
 
 FloatArray: TypeAlias = NDArray[np.float32]
 
@@ -115,3 +124,9 @@ class Artifact:
 def model_digest(model: onnx.ModelProto) -> str:
     """sha256 of the deterministic serialisation of `model`, hexadecimal."""
     return hashlib.sha256(model.SerializeToString(deterministic=True)).hexdigest()
+
+
+def opset_of(model: onnx.ModelProto) -> int:
+    """Version of ONNX's own operators that `model` imports; 1 where it names none."""
+    versions = (o.version for o in model.opset_import if o.domain in ("", "ai.onnx"))
+    return next(versions, 1)

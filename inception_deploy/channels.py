@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from inception_deploy.artifact import FloatArray
+from inception_deploy.artifact import FloatArray, opset_of
 from inception_deploy.engines.base import Engine
 from inception_deploy.errors import DataError
 from inception_deploy.progress import Progress, SilentProgress
@@ -110,7 +110,7 @@ def _watching(
     for rank, axes in names.items():
         positions = np.arange(2, rank, dtype=np.int64)
         graph.initializer.append(onnx.numpy_helper.from_array(positions, axes))
-    older = next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx")) < 18
+    older = opset_of(model) < 18
     for name in tensors:
         rank = ranks[name]
         outputs = [(onnx.helper.make_node("Shape", [name], [f"{name}:shape"]), INT64, 1)]

@@ -13,9 +13,10 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import onnx
 import onnx_graphsurgeon as gs
@@ -23,7 +24,7 @@ import torch
 from torch.jit import TracerWarning  # type: ignore[attr-defined]
 
 from inception_deploy import __version__
-from inception_deploy.artifact import Artifact, Golden, StageRecord, model_digest
+from inception_deploy.artifact import Artifact, Golden, StageRecord, model_digest, opset_of
 from inception_deploy.errors import RecipeError, StageError
 from inception_deploy.graphs import (
     METADATA_PREFIX,
@@ -39,7 +40,7 @@ from inception_deploy.preprocess import Preprocessing
 from inception_deploy.progress import Progress, SilentProgress
 from inception_deploy.proof import FP32_BOUND, prove
 
-__all__ = ["BOUND", "INPUT_NAME", "OPSETS", "describe", "export"]
+__all__ = ["BOUND", "INPUT_NAME", "OPSETS", "export", "proven", "signed"]
 
 INPUT_NAME = "input"
 
@@ -97,42 +98,36 @@ def export(
         inner = module.get_submodule(module.wrapper)
         _rename(graph, {name for name, _ in inner.named_modules()})
         _name_blocks(graph, [name for name, _ in module.blocks()])
-        traced.producer_name, traced.producer_version = "inception-deploy", __version__
-        model = close_graph(graph, traced, stage="export")
-        describe(
-            model,
+        model = signed(
+            graph,
+            traced,
+            stage="export",
             network=network,
             head=module.head,
             preprocessing=preprocessing,
             class_names=class_names,
         )
-    proof = prove(model, golden, bound=BOUND, stage="export", progress=progress)
-    record = StageRecord(
-        name="export",
-        seconds=time.perf_counter() - started,
-        before=None,
-        after=model_digest(model),
-        error=proof.error,
-        bound=BOUND,
-        facts={
-            "exporter": f"torch {torch.__version__} TorchScript",
-            "opset": opset,
-            "nodes": len(model.graph.node),
-            **proof.facts(),
-        },
-    )
-    return Artifact(model, golden, (record,))
+    facts = {"exporter": f"torch {torch.__version__} TorchScript"}
+    return proven(model, golden, stage="export", started=started, facts=facts, progress=progress)
 
 
-def describe(
-    model: onnx.ModelProto,
+def signed(
+    graph: gs.Graph,
+    like: onnx.ModelProto,
     *,
+    stage: str,
     network: str,
     head: str,
     preprocessing: Preprocessing,
     class_names: Sequence[str],
-) -> None:
-    """Record in the metadata of `model` (in place) what a reader of the file has to know."""
+) -> onnx.ModelProto:
+    """The graph closed as this tool's own, its metadata saying what a reader of it has to know.
+
+    Args:
+        like, stage: as for `close_graph`; `like` becomes this tool's, too.
+    """
+    like.producer_name, like.producer_version = "inception-deploy", __version__
+    model = close_graph(graph, like, stage=stage)
     set_metadata(
         model,
         {
@@ -142,6 +137,39 @@ def describe(
             METADATA_PREFIX + "preprocessing": preprocessing.to_json(),
         },
     )
+    return model
+
+
+def proven(
+    model: onnx.ModelProto,
+    golden: Golden,
+    *,
+    stage: str,
+    started: float,
+    facts: Mapping[str, Any],
+    progress: Progress | None,
+) -> Artifact:
+    """The first artifact of a way, with one record, within `BOUND` of the golden.
+
+    Args:
+        started: when the stage began, `time.perf_counter()`.
+        facts: of the stage, beside opset, nodes and the proof's own.
+
+    Raises:
+        StageError: the graph is off by more than `BOUND`.
+    """
+    proof = prove(model, golden, bound=BOUND, stage=stage, progress=progress)
+    counted = {"opset": opset_of(model), "nodes": len(model.graph.node)}
+    record = StageRecord(
+        name=stage,
+        seconds=time.perf_counter() - started,
+        before=None,
+        after=model_digest(model),
+        error=proof.error,
+        bound=BOUND,
+        facts={**facts, **counted, **proof.facts()},
+    )
+    return Artifact(model, golden, (record,))
 
 
 def _trace(module: InceptionNetwork, golden: Golden, opset: int) -> onnx.ModelProto:

@@ -8,6 +8,7 @@ shape inference, weights stay where they are (`outline.py`).
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,7 @@ __all__ = [
     "fresh_name",
     "is_op",
     "is_output",
+    "numbered",
     "open_graph",
     "producer",
     "replace_constant",
@@ -204,6 +206,11 @@ def fresh_name(graph: gs.Graph, wanted: str) -> str:
     for node in graph.nodes:  # a third of the time of graph.tensors(), and asked hundreds of times
         taken.update([tensor.name for tensor in node.inputs])
         taken.update([tensor.name for tensor in node.outputs])
+    return numbered(wanted, taken)
+
+
+def numbered(wanted: str, taken: Collection[str]) -> str:
+    """`wanted`, or with the first number appended that makes it none of `taken`."""
     name, number = wanted, 0
     while name in taken:
         number += 1

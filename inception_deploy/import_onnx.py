@@ -16,15 +16,13 @@ import onnx
 import onnx_graphsurgeon as gs
 from onnx.version_converter import ConvertError
 
-from inception_deploy import __version__
-from inception_deploy.artifact import Artifact, Golden, StageRecord, model_digest
+from inception_deploy.artifact import Artifact, Golden, opset_of
 from inception_deploy.errors import StageError
-from inception_deploy.export import BOUND, INPUT_NAME, OPSETS, describe
-from inception_deploy.graphs import BATCH, close_graph, open_graph
+from inception_deploy.export import INPUT_NAME, OPSETS, proven, signed
+from inception_deploy.graphs import BATCH, open_graph
 from inception_deploy.onnx_file import OnnxNetwork
 from inception_deploy.preprocess import Preprocessing
 from inception_deploy.progress import Progress, SilentProgress
-from inception_deploy.proof import prove
 
 __all__ = ["import_onnx"]
 
@@ -51,7 +49,7 @@ def import_onnx(
 
     Raises:
         StageError: the file cannot be converted, its batch cannot be freed, or the result is off by
-            more than `BOUND`.
+            more than `export.BOUND`.
     """
     listener = progress or SilentProgress()
     started = time.perf_counter()
@@ -66,31 +64,17 @@ def import_onnx(
         _end(graph, network, golden.output_name)
         _call(graph, graph.inputs[0], INPUT_NAME)
         _call(graph, graph.outputs[0], golden.output_name)
-        given.producer_name, given.producer_version = "inception-deploy", __version__
-        model = close_graph(graph, given, stage="import")
-        describe(
-            model,
+        model = signed(
+            graph,
+            given,
+            stage="import",
             network=name,
             head=network.head,
             preprocessing=preprocessing,
             class_names=class_names,
         )
-    proof = prove(model, golden, bound=BOUND, stage="import", progress=progress)
-    record = StageRecord(
-        name="import",
-        seconds=time.perf_counter() - started,
-        before=None,
-        after=model_digest(model),
-        error=proof.error,
-        bound=BOUND,
-        facts={
-            "file": network.path.name,
-            "opset": next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx")),
-            "nodes": len(model.graph.node),
-            **proof.facts(),
-        },
-    )
-    return Artifact(model, golden, (record,))
+    facts = {"file": network.path.name}
+    return proven(model, golden, stage="import", started=started, facts=facts, progress=progress)
 
 
 def _folded(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -115,7 +99,7 @@ def _converted(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
     """A copy of `model` in an opset that the later stages know."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
-    have = next((o.version for o in copy.opset_import if o.domain in ("", "ai.onnx")), 1)
+    have = opset_of(copy)
     if have < OPSETS[0]:
         try:
             copy = onnx.version_converter.convert_version(copy, opset)

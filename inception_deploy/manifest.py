@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import Any
 import onnx
 
 from inception_deploy import __version__
-from inception_deploy.artifact import Artifact, StageRecord
+from inception_deploy.artifact import Artifact, StageRecord, opset_of
 from inception_deploy.bundle import SCHEMA, file_digest
 from inception_deploy.machine import describe, library_versions
 from inception_deploy.parity import ParityReport
@@ -43,8 +43,18 @@ def compose(
     ranges: Ranges | None,
     directory: Path,
     command: str | None,
+    *,
+    compiled: Sequence[Path],
+    executed: Mapping[str, str] | None,
+    mixing: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
-    """The manifest of the graphs lying in `directory`, without the hashes that sealing adds."""
+    """The manifest of the graphs lying in `directory`, without the hashes that sealing adds.
+
+    Args:
+        compiled: the engine's own files in `directory`, its main one first.
+        executed: node name → the precision the engine ran it in; None where it does not tell.
+        mixing: what `mixing.mix` says of the blocks it kept in float.
+    """
     parity_fields = parity.to_dict()
     return {
         "schema": SCHEMA,
@@ -79,8 +89,18 @@ def compose(
         },
         "parity": {name: parity_fields[name] for name in PARITY_SUMMARY},
         "environment": describe().to_dict(),
-        "engine": None,
+        "engine": _compiled_facts(compiled, directory),
+        "mixing": mixing,
+        "executed": None if executed is None else dict(executed),
     }
+
+
+def _compiled_facts(files: Sequence[Path], directory: Path) -> dict[str, Any] | None:
+    """The engine's own files; None where it has none."""
+    if not files:
+        return None
+    names = [str(file.relative_to(directory)) for file in files]
+    return {"file": names[0], "sha256": file_digest(files[0]), "others": names[1:]}
 
 
 def graph_facts(path: Path) -> dict[str, Any]:
@@ -90,7 +110,7 @@ def graph_facts(path: Path) -> dict[str, Any]:
         "file": path.name,
         "sha256": file_digest(path),
         "bytes": path.stat().st_size,
-        "opset": next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx")),
+        "opset": opset_of(model),
         "nodes": len(model.graph.node),
         "inputs": [_value_facts(value) for value in model.graph.input],
         "outputs": [_value_facts(value) for value in model.graph.output],

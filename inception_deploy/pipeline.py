@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +11,7 @@ import onnx
 from torch import nn
 
 from inception_deploy.artifact import Artifact, Golden
-from inception_deploy.bundle import Bundle, file_digest, save_golden, staged, write_json
+from inception_deploy.bundle import Bundle, save_golden, staged, write_json
 from inception_deploy.calibrate import calibrate, observe, observe_histograms
 from inception_deploy.calibrators import calibrator
 from inception_deploy.channels import observe_channels
@@ -112,9 +111,18 @@ def deploy(
         write_json(directory / "samples.json", samples)
         if speed is not None:
             write_json(directory / "throughput.json", speed.to_dict())
-        manifest = compose(recipe, reference, lowered, parity, ranges, directory, command)
-        manifest |= {"mixing": mixing, "executed": executed and dict(executed)}
-        manifest["engine"] = _compiled_facts(compiled, directory)
+        manifest = compose(
+            recipe,
+            reference,
+            lowered,
+            parity,
+            ranges,
+            directory,
+            command,
+            compiled=compiled,
+            executed=executed,
+            mixing=mixing,
+        )
         Bundle.seal(directory, manifest)
         write_report([directory], directory / "report.html")
         Bundle.seal(directory, manifest)
@@ -239,14 +247,6 @@ def _calibrate(
         progress=progress,
     )
     return precision.informed(statistics), ranges
-
-
-def _compiled_facts(files: Sequence[Path], directory: Path) -> dict[str, Any] | None:
-    """The engine's own files, for the manifest; None where it has none."""
-    if not files:
-        return None
-    names = [str(file.relative_to(directory)) for file in files]
-    return {"file": names[0], "sha256": file_digest(files[0]), "others": names[1:]}
 
 
 def _save(directory: Path, exported: Artifact, lowered: Artifact, ranges: Ranges | None) -> None:

@@ -87,18 +87,13 @@ def activation_quantiser(seen: TensorRange, dtype: IntegerType, *, symmetric: bo
             would be cut off, so such a range is an error of the caller.
     """
     low, high = min(seen.minimum, 0.0), max(seen.maximum, 0.0)
-    if dtype == "uint8":
+    if dtype == "int8" and symmetric:
+        scale, zero_point = max(high, -low) / 127, 0
+    else:
         assert low == 0.0 or not symmetric, "a uint8 grid with zero point 0 holds nothing negative"
         scale = max((high - low) / 255, SMALLEST_SCALE)
-        return Quantiser(_float32(scale), round(-low / scale), dtype)
-    if symmetric:
-        return Quantiser(_float32(max(high, -low) / 127), 0, dtype)
-    scale = max((high - low) / 255, SMALLEST_SCALE)
-    return Quantiser(_float32(scale), round(-128 - low / scale), dtype)
-
-
-def _float32(value: float) -> float:
-    return float(np.float32(max(value, SMALLEST_SCALE)))
+        zero_point = round((0 if dtype == "uint8" else -128) - low / scale)
+    return Quantiser(float(np.float32(max(scale, SMALLEST_SCALE))), zero_point, dtype)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import onnx
 
+from inception_deploy.artifact import opset_of
 from inception_deploy.bundle import MANIFEST, Bundle, file_digest
 from inception_deploy.preprocess import Preprocessing
 
@@ -62,7 +63,7 @@ def _graphs(bundle: Bundle) -> Iterator[Check]:
             yield Check(f"{facts['file']}: valid ONNX", str(error).splitlines()[0])
             continue
         yield Check(f"{facts['file']}: valid ONNX")
-        opset = next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx"))
+        opset = opset_of(model)
         yield Check(
             f"{facts['file']}: opset",
             None if opset == facts["opset"] else f"is {opset}, manifest says {facts['opset']}",

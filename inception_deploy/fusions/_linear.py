@@ -11,7 +11,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
-from inception_deploy.graphs import constant_values, fresh_name
+from inception_deploy.graphs import constant_values, fresh_name, numbered
 
 __all__ = [
     "Float64Array",
@@ -105,9 +105,4 @@ def spatial(node: gs.Node, name: str, default: int) -> tuple[int, ...]:
 
 def fresh_node_name(graph: gs.Graph, wanted: str) -> str:
     """`wanted`, or with the first number appended under which no node is known yet."""
-    taken = {node.name for node in graph.nodes}
-    name, number = wanted, 0
-    while name in taken:
-        number += 1
-        name = f"{wanted}_{number}"
-    return name
+    return numbered(wanted, {node.name for node in graph.nodes})

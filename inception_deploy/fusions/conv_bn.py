@@ -13,19 +13,17 @@ weights are computed in float64 and rounded to float32 once.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TypeAlias
 
 import numpy as np
 import onnx_graphsurgeon as gs
-from numpy.typing import NDArray
 
 from inception_deploy.fusions._examples import Weights, graph
+from inception_deploy.fusions._linear import Float64Array, bias_of, set_bias
 from inception_deploy.fusions.base import Example, Fusion, Phase
 from inception_deploy.graphs import (
     absorb,
     constant_values,
     fits_float32,
-    fresh_name,
     is_op,
     producer,
     replace_constant,
@@ -34,8 +32,6 @@ from inception_deploy.graphs import (
 from inception_deploy.proof import FP32_BOUND
 
 __all__ = ["FUSIONS", "ConvBatchNorm"]
-
-Float64Array: TypeAlias = NDArray[np.float64]
 
 
 class ConvBatchNorm(Fusion):
@@ -80,10 +76,7 @@ class ConvBatchNorm(Fusion):
         conv = anchor.inputs[0].inputs[0]
         weights, bias = _fold(conv, anchor)
         replace_constant(conv, 1, weights)
-        wanted = f"{conv.name}.bias"
-        if len(conv.inputs) > 2:
-            wanted = conv.inputs.pop().name or wanted  # the same name, unless others use it
-        conv.inputs.append(gs.Constant(fresh_name(graph, wanted), bias.astype(np.float32)))
+        set_bias(graph, conv, bias)
         absorb(conv, anchor)
         return f"into '{conv.name}', {len(bias)} channels"
 
@@ -92,8 +85,7 @@ def _fold(conv: gs.Node, norm: gs.Node) -> tuple[Float64Array, Float64Array]:
     """Weights and bias of the convolution that does both, in float64; may overflow to Inf."""
     weights = conv.inputs[1].values.astype(np.float64)
     gamma, beta, mean, variance = (t.values.astype(np.float64) for t in norm.inputs[1:5])
-    biased = len(conv.inputs) > 2 and not conv.inputs[2].is_empty()
-    bias = conv.inputs[2].values.astype(np.float64) if biased else np.zeros(len(weights))
+    bias = bias_of(conv, len(weights))
     with np.errstate(all="ignore"):  # a zero or negative variance shows in the result
         g = gamma / np.sqrt(variance + norm.attrs.get("epsilon", 1e-5))
         return weights * g.reshape(-1, *[1] * (weights.ndim - 1)), g * (bias - mean) + beta

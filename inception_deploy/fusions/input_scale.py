@@ -24,15 +24,14 @@ are computed in float64 and rounded to float32 once.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TypeAlias
 
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
-from numpy.typing import NDArray
 
 from inception_deploy.fusions._channels import ChannelMap, follow
 from inception_deploy.fusions._examples import Weights, graph
+from inception_deploy.fusions._linear import Float64Array, set_bias
 from inception_deploy.fusions.base import Example, Fusion, Phase
 from inception_deploy.graphs import (
     constant_values,
@@ -45,8 +44,6 @@ from inception_deploy.graphs import (
 from inception_deploy.proof import FP32_BOUND
 
 __all__ = ["FUSIONS", "InputScale"]
-
-Float64Array: TypeAlias = NDArray[np.float64]
 
 
 class InputScale(Fusion):
@@ -97,10 +94,7 @@ class InputScale(Fusion):
             weights, bias = _folded(conv, found, stays)
             replace_constant(conv, 1, weights)
             if found.shift.any() and not stays:
-                wanted = f"{conv.name}.bias"
-                if len(conv.inputs) > 2:
-                    wanted = conv.inputs.pop().name or wanted
-                conv.inputs.append(gs.Constant(fresh_name(graph, wanted), bias.astype(np.float32)))
+                set_bias(graph, conv, bias)
         names = ", ".join(f"'{conv.name}'" for conv in convs)
         if stays:
             shift = _shift_before(found)

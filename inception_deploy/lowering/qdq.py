@@ -75,7 +75,7 @@ class _Writer:
             for index, name in enumerate(node.input):
                 node.input[index] = inputs.get(name, name)
             if node.name in placed and node.op_type in ACTIVATIONS:
-                self._cut(node, inputs)
+                self._cut(node)
                 continue
             raw = {name: f"{name}:float" for name in node.output if name in self.grids}
             for index, name in enumerate(node.output):
@@ -94,25 +94,29 @@ class _Writer:
 
     def _pair(self, tensor: str, source: str, result: str) -> None:
         """source → QuantizeLinear → DequantizeLinear → result, on the grid of `tensor`."""
-        grid = self.grids[tensor]
-        scale = self._constant(f"{tensor}:scale", np.float32(grid.scale))
-        zero = self._constant(f"{tensor}:zero_point", np.array(grid.zero_point, grid.dtype))
-        integers = f"{tensor}:{grid.dtype}"
+        scale, zero = self._grid(tensor)
+        integers = f"{tensor}:{self.grids[tensor].dtype}"
         self._add("QuantizeLinear", [source, scale, zero], integers)
         self._add("DequantizeLinear", [integers, scale, zero], result)
 
-    def _cut(self, node: onnx.NodeProto, inputs: Mapping[str, str]) -> None:
+    def _grid(self, tensor: str) -> tuple[str, str]:
+        """Names of scale and zero point of a quantised activation."""
+        grid = self.grids[tensor]
+        return (
+            self._constant(f"{tensor}:scale", np.float32(grid.scale)),
+            self._constant(f"{tensor}:zero_point", np.array(grid.zero_point, grid.dtype)),
+        )
+
+    def _cut(self, node: onnx.NodeProto) -> None:
         """A ReLU on one grid: max(q, zero point), on the integers.
 
         Where what it reads has no quantiser it gets one here, on the grid of the output: cutting at
         zero and rounding may change places.
         """
         (name,) = node.output
-        source = next((k for k, v in inputs.items() if v == node.input[0]), node.input[0])
-        grid = self.grids[name]
-        scale = self._constant(f"{name}:scale", np.float32(grid.scale))
-        zero = self._constant(f"{name}:zero_point", np.array(grid.zero_point, grid.dtype))
-        integers, cut = f"{source}:{grid.dtype}", f"{name}:{grid.dtype}"
+        source, dtype = self._data(node), self.grids[name].dtype
+        scale, zero = self._grid(name)
+        integers, cut = f"{source}:{dtype}", f"{name}:{dtype}"
         if source not in self.grids:
             self._add("QuantizeLinear", [source, scale, zero], integers)
         self._add("Clip", [integers, zero], cut, name=node.name)
@@ -149,7 +153,7 @@ class _Writer:
         self.nodes.append(copy)
 
     def _data(self, node: onnx.NodeProto) -> str:
-        """The quantised activation a weighted node reads."""
+        """The activation a node reads first, by its own name also where it is the graph's input."""
         return str(node.input[0]).removesuffix(":quantised")
 
     def _dequantised(

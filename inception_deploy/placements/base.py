@@ -18,7 +18,7 @@ import onnx
 from inception_deploy.artifact import Refused
 from inception_deploy.quantisation import IntegerType
 
-__all__ = ["WEIGHTED", "BiasForm", "LinearForm", "Placement", "Plan", "Rule"]
+__all__ = ["ACTIVATIONS", "WEIGHTED", "BiasForm", "LinearForm", "Placement", "Plan", "Rule"]
 
 BiasForm: TypeAlias = Literal["int32", "float"]
 LinearForm: TypeAlias = Literal["Gemm", "MatMul"]
