@@ -16,7 +16,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Self
 
-__all__ = ["ISA_FLAGS", "LIBRARIES", "Machine", "describe", "library_versions"]
+__all__ = ["ISA_FLAGS", "LIBRARIES", "Machine", "clocks", "describe", "library_versions"]
 
 ISA_FLAGS = (
     *("avx2", "f16c", "avx512f", "avx512_vnni", "avx_vnni"),
@@ -36,6 +36,7 @@ LIBRARIES = (
 """Distributions whose versions can change a figure; those not installed are left out."""
 
 _CPUINFO = Path("/proc/cpuinfo")
+_CPUFREQ = Path("/sys/devices/system/cpu/cpu0/cpufreq")
 _CGROUP_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
 
@@ -89,6 +90,25 @@ def describe() -> Machine:
         python=platform.python_version(),
         gpu=gpu,
     )
+
+
+def clocks() -> dict[str, Any]:
+    """What changes from moment to moment: "mhz" (mean over the CPUs), "governor", "load_average".
+
+    What the system does not tell is missing. The load average is of the last minute.
+    """
+    found: dict[str, Any] = {}
+    if _CPUINFO.exists():
+        text = _CPUINFO.read_text(encoding="utf-8", errors="replace")
+        rates = [float(rate) for rate in re.findall(r"^cpu MHz\s*:\s*([\d.]+)", text, re.MULTILINE)]
+        if rates:
+            found["mhz"] = round(sum(rates) / len(rates))
+    governor = _CPUFREQ / "scaling_governor"
+    if governor.exists():
+        found["governor"] = governor.read_text().strip()
+    if hasattr(os, "getloadavg"):
+        found["load_average"] = round(os.getloadavg()[0], 2)
+    return found
 
 
 def library_versions(names: Iterable[str] = LIBRARIES) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""What a list of latencies says: percentiles, spread, and the ratio of two interleaved lists."""
+"""What a list of latencies says: percentiles, spread, shape, ratios of interleaved lists."""
 
 from __future__ import annotations
 
@@ -9,9 +9,19 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Latency", "RatioEstimate", "estimate_ratio", "percentile", "summarise"]
+__all__ = [
+    "Distribution",
+    "Latency",
+    "RatioEstimate",
+    "distribution",
+    "estimate_ratio",
+    "outliers",
+    "percentile",
+    "summarise",
+]
 
 RESAMPLES = 2000
+BINS = 40
 
 
 @dataclass(frozen=True)
@@ -34,6 +44,21 @@ class Latency:
     def to_dict(self) -> dict[str, float]:
         """JSON values."""
         return asdict(self)
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """A histogram of latencies: `counts` in equal bins from `low_ms` to `high_ms`.
+
+    Args:
+        beyond: how many were slower than `high_ms`; a rare stall must not squeeze all others into
+            one bin.
+    """
+
+    low_ms: float
+    high_ms: float
+    counts: tuple[int, ...]
+    beyond: int
 
 
 @dataclass(frozen=True)
@@ -74,6 +99,28 @@ def summarise(seconds: Sequence[float] | NDArray[np.float64]) -> tuple[Latency, 
         max=float(ordered[-1]),
     )
     return latency, float(ordered.std()) / mean if mean else math.nan
+
+
+def distribution(seconds: Sequence[float] | NDArray[np.float64]) -> Distribution:
+    """Histogram of latencies in seconds, from the fastest to the 99th percentile. Needs one."""
+    ordered = 1e3 * np.sort(np.asarray(seconds, dtype=np.float64))
+    low, high = float(ordered[0]), percentile(ordered, 99)
+    if not high > low:
+        return Distribution(low, high, (int((ordered <= high).sum()),), int((ordered > high).sum()))
+    counts, _ = np.histogram(ordered, bins=BINS, range=(low, high))
+    inside = tuple(int(count) for count in counts)
+    return Distribution(low, high, inside, len(ordered) - sum(inside))
+
+
+def outliers(seconds: Sequence[float] | NDArray[np.float64]) -> int:
+    """How many are "far out": beyond the upper quartile by three interquartile ranges.
+
+    The fence is Tukey's (Exploratory Data Analysis, 1977, 2D). The range counts as at least 1 % of
+    the median, so that a clock's last digit makes no outlier of a steady engine.
+    """
+    values = np.asarray(seconds, dtype=np.float64)
+    lower, middle, upper = np.percentile(values, [25, 50, 75])
+    return int((values > upper + 3 * max(upper - lower, 0.01 * middle)).sum())
 
 
 def estimate_ratio(

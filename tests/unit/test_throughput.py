@@ -204,7 +204,7 @@ def test_noise_is_warned_of():
     world = World()
     found = world.measure(world.candidate("a", *([0.02, 0.02, 0.04] * 100)), seconds=1)
     (line,) = found.warnings
-    assert "a:graph at batch 1: latency varies by 35%" in line
+    assert "a:graph at batch 1: latency varies by 35.0%" in line
 
 
 def test_garbage_collection_is_off_meanwhile_and_on_again():
