@@ -1,4 +1,4 @@
-"""Both networks on the same images, batch by batch, keeping a few numbers per image."""
+"""Both networks on the same images, batch by batch; memory does not grow with their number."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from numpy.typing import NDArray
 
 from inception_deploy.artifact import FloatArray
 from inception_deploy.errors import BadInput, DataError, StageError
-from inception_deploy.parity.distance import DistanceMeter
 from inception_deploy.parity.paired import PairedCounts
 from inception_deploy.parity.report import (
+    CalibrationError,
+    ClassAccuracy,
     DataFacts,
     Flips,
     Head,
     NearTies,
     ParityReport,
 )
+from inception_deploy.parity.tally import TOP, Tally, rounded_up
 from inception_deploy.progress import Progress, SilentProgress
 
 __all__ = ["LabelledBatch", "Predictor", "compare"]
-
-TOP = 5
 
 Predictor: TypeAlias = Callable[[NDArray[Any]], NDArray[Any]]
 """Images, mostly float32 (N, 3, H, W) → what the head returns, floating (N, K)."""
@@ -57,12 +57,14 @@ def compare(
     data_digest: str | None = None,
     near_tie_margin: float | None = None,
     total: int | None = None,
+    tally: Tally | None = None,
+    after: Callable[[Tally, BatchT], bool] | None = None,
     progress: Progress | None = None,
 ) -> ParityReport:
     """Run both predictors over all batches and compare what they return.
 
-    Batches stream through: per image only a margin and three flags are kept. Neither their order
-    nor their sizes change the report beyond rounding (1e-9 relative).
+    Batches stream through a `Tally`, whose size does not depend on their number. Neither their
+    order nor their sizes change the report beyond rounding (1e-9 relative).
 
     Args:
         head: what the predictors return; for "features" there is no first choice and labels are
@@ -72,6 +74,8 @@ def compare(
         data_name, data_digest: go into the report's `DataFacts`.
         near_tie_margin: see `NearTies`; None takes twice the largest error.
         total: number of batches for the progress display; None asks `batches` for its length.
+        tally: of images compared before, to go on from; it is modified.
+        after: called after every batch with what is known by then; True ends the comparison.
 
     Raises:
         DataError: there are no images, labels are missing for some, or a label names no class.
@@ -85,9 +89,7 @@ def compare(
         math.isfinite(near_tie_margin) and near_tie_margin >= 0
     ):
         raise BadInput(f"the near-tie margin must be at least 0, not {near_tie_margin}")
-    meter = DistanceMeter()
-    choices: _Choices | None = None
-    images = outputs = 0
+    images = 0 if tally is None else tally.images
     listener = progress or SilentProgress()
     count = operator.length_hint(batches) if total is None else total
     for batch in listener.track(batches, "comparing outputs", count):
@@ -104,28 +106,37 @@ def compare(
                 f"{names[1]} returned {have.shape[1]} values per image, {names[0]} "
                 f"{want.shape[1]}; they do not run the same network"
             )
-        meter.add(want, have)
-        outputs = outputs or want.shape[1]
-        if want.shape[1] != outputs:
+        if tally is None:
+            tally = Tally(
+                want.shape[1],
+                chooses=head != "features",
+                labelled=batch.labels is not None,
+                probabilities=head == "probabilities",
+            )
+        if want.shape[1] != tally.outputs:
             raise StageError(
                 f"{names[0]} returned {want.shape[1]} values per image from image {images} on, "
-                f"{outputs} before; its output must not depend on the batch"
+                f"{tally.outputs} before; its output must not depend on the batch"
             )
-        if head != "features" and outputs > 1:
-            choices = choices or _Choices(outputs, labelled=batch.labels is not None)
-            choices.add(want, have, batch.labels, images)
-        images += len(want)
-    if not images:
+        tally.add(want, have, batch.labels)
+        images = tally.images
+        if after is not None and after(tally, batch):
+            break
+    if tally is None:
         raise DataError(f"there are no images to compare{f' in {data_name}' if data_name else ''}")
+    data = DataFacts(data_name, data_digest, images, labelled=tally.labelled)
+    return _report(tally, head, names, data, near_tie_margin)
 
-    figures = meter.result()
+
+def _report(
+    tally: Tally, head: str, names: tuple[str, str], data: DataFacts, margin: float | None
+) -> ParityReport:
+    figures = tally.meter.result()
     report = ParityReport(
         reference=names[0],
         candidate=names[1],
         head=cast(Head, head),
-        data=DataFacts(
-            data_name, data_digest, images, labelled=choices is not None and choices.labelled
-        ),
+        data=data,
         max_abs_error=figures.max_abs_error,
         max_rel_error=figures.max_rel_error,
         sqnr_db=figures.sqnr_db,
@@ -133,73 +144,40 @@ def compare(
         cosine=figures.cosine,
         cosine_mean=figures.cosine_mean,
     )
-    if choices is None:
+    if not tally.chooses:
         return report
-    margin = 2 * figures.max_abs_error if near_tie_margin is None else near_tie_margin
-    return choices.report(report, margin)
+    margin = rounded_up(2 * figures.max_abs_error if margin is None else margin)
+    images = tally.images
+    report = replace(
+        report,
+        top1_agreement=100 * tally.agreeing / images,
+        top5_agreement=100 * tally.shared / (TOP * images) if tally.outputs > TOP else None,
+        near_ties=NearTies(*_near_ties(tally, margin)),
+    )
+    if not tally.labelled:
+        return report
+    counts = PairedCounts(images, tally.harmful, tally.beneficial)
+    low, high = counts.drop_interval()
+    return replace(
+        report,
+        top1_reference=100 * tally.correct / images,
+        top1_deployed=100 * (tally.correct - tally.harmful + tally.beneficial) / images,
+        top1_drop=100 * counts.drop,
+        drop_ci95=(100 * low, 100 * high),
+        flips=Flips(tally.harmful, tally.beneficial),
+        mcnemar_p=counts.mcnemar_p(),
+        calibration=CalibrationError(*tally.calibration_error()),
+        classes=tuple(
+            ClassAccuracy(index, int(seen), 100 * float(before / seen), 100 * float(after / seen))
+            for index, (seen, before, after) in enumerate(tally.class_counts().T)
+            if seen
+        ),
+    )
 
 
-class _Choices:
-    """What is kept of every image: the reference's lead, and three flags."""
-
-    def __init__(self, classes: int, *, labelled: bool) -> None:
-        self.labelled = labelled
-        self._classes = classes
-        self._shared = 0
-        self._margins: list[NDArray[np.float64]] = []
-        self._agree: list[NDArray[np.bool_]] = []
-        self._harmful = self._beneficial = self._correct = 0
-
-    def add(
-        self, want: NDArray[Any], have: NDArray[Any], labels: NDArray[Any] | None, start: int
-    ) -> None:
-        top_want, top_have = _top(want), _top(have)
-        rows = np.arange(len(want))
-        first, second = (want[rows, top_want[:, k]].astype(np.float64) for k in (0, 1))
-        self._margins.append(first - second)
-        self._agree.append(top_want[:, 0] == top_have[:, 0])
-        self._shared += int((top_want[:, :, None] == top_have[:, None, :]).sum())
-        if (labels is not None) != self.labelled:
-            raise DataError(
-                f"the images from {start} on are {'un' if self.labelled else ''}labelled and those "
-                "before are not alike; give labels for all images or for none"
-            )
-        if labels is not None:
-            _check_labels(labels, len(want), self._classes, start)
-            right_want, right_have = top_want[:, 0] == labels, top_have[:, 0] == labels
-            self._correct += int(right_want.sum())
-            self._harmful += int((right_want & ~right_have).sum())
-            self._beneficial += int((~right_want & right_have).sum())
-
-    def report(self, report: ParityReport, margin: float) -> ParityReport:
-        """`report` with agreement, near ties and, with labels, accuracy."""
-        agree, margins = np.concatenate(self._agree), np.concatenate(self._margins)
-        images = len(agree)
-        near = margins <= margin
-        report = replace(
-            report,
-            top1_agreement=100 * float(agree.mean()),
-            top5_agreement=100 * self._shared / (TOP * images) if self._classes > TOP else None,
-            near_ties=NearTies(int(near.sum()), margin, int((near & ~agree).sum())),
-        )
-        if not self.labelled:
-            return report
-        counts = PairedCounts(images, self._harmful, self._beneficial)
-        low, high = counts.drop_interval()
-        return replace(
-            report,
-            top1_reference=100 * self._correct / images,
-            top1_deployed=100 * (self._correct - self._harmful + self._beneficial) / images,
-            top1_drop=100 * counts.drop,
-            drop_ci95=(100 * low, 100 * high),
-            flips=Flips(self._harmful, self._beneficial),
-            mcnemar_p=counts.mcnemar_p(),
-        )
-
-
-def _top(outputs: NDArray[Any]) -> NDArray[np.intp]:
-    """The first choices, best first, (N, min(K, 5)); of equal values the lower class wins."""
-    return np.argsort(-outputs, axis=1, kind="stable")[:, :TOP]
+def _near_ties(tally: Tally, margin: float) -> tuple[int, float, int]:
+    images, disagreeing = tally.near_ties(margin)
+    return images, margin, disagreeing
 
 
 def _checked(outputs: Any, name: str, inputs: FloatArray, start: int) -> NDArray[Any]:
@@ -220,18 +198,3 @@ def _checked(outputs: Any, name: str, inputs: FloatArray, start: int) -> NDArray
             f"first for image {first}; locate the block where it starts"
         )
     return outputs
-
-
-def _check_labels(labels: NDArray[Any], images: int, classes: int, start: int) -> None:
-    if labels.shape != (images,) or labels.dtype.kind not in "iu":
-        raise DataError(
-            f"labels must be {images} whole numbers, not {labels.dtype} {labels.shape}, "
-            f"at image {start}"
-        )
-    outside = (labels < 0) | (labels >= classes)
-    if outside.any():
-        index = int(np.argmax(outside))
-        raise DataError(
-            f"label {labels[index]} of image {start + index} is outside 0 to {classes - 1}, the "
-            "network's classes; check the order and the number of classes"
-        )

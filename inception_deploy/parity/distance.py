@@ -7,8 +7,9 @@ order of the images nor the size of the batches shows in the figures.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,6 +41,17 @@ class Distance:
     exact: bool
     cosine: float
     cosine_mean: float
+
+
+_STATE = (
+    "images",
+    "max_error",
+    "max_reference",
+    "signal",
+    "noise",
+    "cosine_min",
+    "cosine_sum",
+)
 
 
 class DistanceMeter:
@@ -78,6 +90,18 @@ class DistanceMeter:
     def max_abs_error(self) -> float:
         """The largest error so far."""
         return self._max_error
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values, floats to the last bit; something must have been taken in."""
+        return {name: getattr(self, f"_{name}") for name in _STATE}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """The inverse of `to_dict`. Raises `KeyError`, `TypeError` or `ValueError`."""
+        meter = cls()
+        for name in _STATE:
+            setattr(meter, f"_{name}", type(getattr(meter, f"_{name}"))(values[name]))
+        return meter
 
     def result(self) -> Distance:
         """The figures over everything taken in.

@@ -10,7 +10,17 @@ from inception_deploy.errors import BundleError
 from inception_deploy.parity.golden import BlockError, GoldenError
 from inception_deploy.parity.paired import Outcome, PairedCounts, Verdict
 
-__all__ = ["SCHEMA", "DataFacts", "Flips", "Head", "NearTies", "ParityReport", "verdict"]
+__all__ = [
+    "SCHEMA",
+    "CalibrationError",
+    "ClassAccuracy",
+    "DataFacts",
+    "Flips",
+    "Head",
+    "NearTies",
+    "ParityReport",
+    "verdict",
+]
 
 SCHEMA = 1
 
@@ -46,7 +56,8 @@ class NearTies:
 
     Args:
         images: how many have a lead of at most `margin`.
-        margin: 2 · max_abs_error unless another was asked for, in units of the output.
+        margin: 2 · max_abs_error unless another was asked for, in units of the output, rounded up
+            to eight significant bits so that leads need not be kept (`tally.rounded_up`).
         disagreeing: how many of them have another first choice in the deployed network.
     """
 
@@ -61,6 +72,30 @@ class Flips:
 
     harmful: int
     beneficial: int
+
+
+@dataclass(frozen=True)
+class CalibrationError:
+    """Expected calibration error of the probabilities, fractions (`tally.Tally`): how far the
+    confidence in the first choice is from how often it is right."""
+
+    reference: float
+    deployed: float
+
+
+@dataclass(frozen=True)
+class ClassAccuracy:
+    """One class of the labels: its images, and the percentage of them that each side has right."""
+
+    label: int
+    images: int
+    top1_reference: float
+    top1_deployed: float
+
+    @property
+    def drop(self) -> float:
+        """Points lost; positive is worse."""
+        return self.top1_reference - self.top1_deployed
 
 
 @dataclass(frozen=True)
@@ -80,6 +115,8 @@ class ParityReport:
         top1_drop: reference − deployed, points; positive is worse.
         drop_ci95: 95 % interval of the drop, points (`paired.PairedCounts.drop_interval`).
         mcnemar_p: two-sided exact McNemar test of "no drop".
+        calibration: of the probabilities, both sides.
+        classes: those that the labels name, in the network's order.
         golden, blocks: filled in by `compare_golden` and `compare_blocks`.
         verdict, verdict_reason: filled in by `judged`.
     """
@@ -103,6 +140,8 @@ class ParityReport:
     drop_ci95: tuple[float, float] | None = None
     flips: Flips | None = None
     mcnemar_p: float | None = None
+    calibration: CalibrationError | None = None
+    classes: tuple[ClassAccuracy, ...] = ()
     golden: GoldenError | None = None
     blocks: tuple[BlockError, ...] = ()
     verdict: Outcome = "NOT_ASKED"
@@ -118,7 +157,8 @@ class ParityReport:
         values = asdict(self)
         values["data"]["skipped"] = list(self.data.skipped)
         values["drop_ci95"] = None if self.drop_ci95 is None else list(self.drop_ci95)
-        values["blocks"] = list(values["blocks"])
+        for name in ("blocks", "classes"):
+            values[name] = list(values[name])
         return {"schema": SCHEMA, **values}
 
     @classmethod
@@ -134,12 +174,15 @@ class ParityReport:
                 "compare the bundle again"
             )
         try:
-            given = {name: value for name, value in values.items() if name != "schema"}
+            # reports of the same schema written before these were measured do without them
+            given = {"calibration": None, "classes": (), **values}
+            del given["schema"]
             data = given["data"]
             given["data"] = DataFacts(**{**data, "skipped": tuple(data["skipped"])})
-            for name, kind in (("near_ties", NearTies), ("flips", Flips), ("golden", GoldenError)):
+            for name, kind in _PARTS:
                 given[name] = None if given[name] is None else kind(**given[name])
             given["blocks"] = tuple(BlockError(**block) for block in given["blocks"])
+            given["classes"] = tuple(ClassAccuracy(**entry) for entry in given["classes"])
             if given["drop_ci95"] is not None:
                 low, high = given["drop_ci95"]
                 given["drop_ci95"] = (float(low), float(high))
@@ -151,6 +194,14 @@ class ParityReport:
             raise BundleError(
                 f"parity.json is not a parity report ({error}); compare the bundle again"
             ) from error
+
+
+_PARTS: tuple[tuple[str, type[Any]], ...] = (
+    ("near_ties", NearTies),
+    ("flips", Flips),
+    ("calibration", CalibrationError),
+    ("golden", GoldenError),
+)
 
 
 def verdict(report: ParityReport, max_drop: float | None) -> Verdict:
