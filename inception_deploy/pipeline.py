@@ -246,6 +246,16 @@ def _calibrate(
         total=few.batch_count(CHANNEL_BATCH),
         progress=progress,
     )
+    if precision.needs_exact:
+        exact = observe(
+            model,
+            (fed(batch, layout) for batch in few.batches(CHANNEL_BATCH)),
+            engine=engine,
+            data_digest=few.dataset.digest,
+            total=few.batch_count(CHANNEL_BATCH),
+            progress=progress,
+        )
+        precision = precision.knowing(exact)
     return precision.informed(statistics), ranges
 
 

@@ -23,6 +23,7 @@ __all__ = [
     "Quantiser",
     "activation_quantiser",
     "bias_correction",
+    "on_scales",
     "quantise_weights",
     "quantised_bias",
     "widened",
@@ -144,6 +145,18 @@ def quantise_weights(
             least[better], best[better] = error[better], scales[better]
     scales32 = best.astype(np.float32)
     return QuantisedWeights(_steps(weights, scales32, axis, highest), scales32, axis)
+
+
+def on_scales(
+    weights: NDArray[Any], scales: NDArray[np.float32], *, bits: int = 8
+) -> QuantisedWeights:
+    """Weights on given symmetric grids of their channels (axis 0); what is beyond saturates.
+
+    A channel without weights gets the scale 1, which every float format holds.
+    """
+    steps = _steps(weights, scales, 0, 2 ** (bits - 1) - 1)
+    dead = ~steps.reshape(len(scales), -1).any(1)
+    return QuantisedWeights(steps, np.where(dead, np.float32(1), scales).astype(np.float32), 0)
 
 
 def _steps(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 import networkx as nx
@@ -18,10 +18,20 @@ import onnx
 from inception_deploy.artifact import Refused
 from inception_deploy.quantisation import IntegerType
 
-__all__ = ["ACTIVATIONS", "WEIGHTED", "BiasForm", "LinearForm", "Placement", "Plan", "Rule"]
+__all__ = [
+    "ACTIVATIONS",
+    "WEIGHTED",
+    "BiasForm",
+    "HighPrecision",
+    "LinearForm",
+    "Placement",
+    "Plan",
+    "Rule",
+]
 
 BiasForm: TypeAlias = Literal["int32", "float"]
 LinearForm: TypeAlias = Literal["Gemm", "MatMul"]
+HighPrecision: TypeAlias = Literal["fp32", "fp16"]
 
 WEIGHTED = frozenset({"Conv", "Gemm"})
 """Operators with a constant second input that is quantised per output channel."""
@@ -93,6 +103,10 @@ class Placement:
             quantiser belongs behind them.
         saturates: on x86 without VNNI, kernels add pairs of u8 · s8 products in 16 bits, which
             eight-bit weights can overflow.
+        high: what the nodes that stay float run in; what float16 would harm stays in float32.
+        least_channels: weighted nodes with fewer input or output channels stay float, but for the
+            first one of the graph.
+        unruled: operators without a rule → why they have none.
     """
 
     name: str
@@ -103,6 +117,9 @@ class Placement:
     rules: tuple[Rule, ...]
     epilogues: frozenset[str] = ACTIVATIONS
     saturates: bool = False
+    high: HighPrecision = "fp32"
+    least_channels: int = 1
+    unruled: Mapping[str, str] = field(default_factory=dict)
 
     def plan(self, model: onnx.ModelProto, *, exclude: Collection[str] = ()) -> Plan:
         """The plan for an FP32 graph with named nodes and constants as initialisers.
@@ -189,7 +206,8 @@ class _Planner:
             if rule is None or node.name in self.exclude:
                 ends, passes = False, node.op_type in self.placement.epilogues
             else:
-                ends, passes = rule.source or not (rule.output or rule.shares), True
+                computes = not rule.shares
+                ends, passes = computes and (rule.source or not rule.output), True
             if ends or (passes and not read.isdisjoint(node.output)):
                 read.update(node.input)
         return read
@@ -232,11 +250,12 @@ class _Planner:
                 return "it is no plain linear layer: transB 1, alpha and beta 1, transA 0"
             if not self._bias_per_channel(node):
                 return "its bias is not one number per channel"
-            return None
+            return self._too_narrow(node)
         fixed = [name for name in node.input if name in self.floats]
         if fixed:
             return f"its input '{fixed[0]}' is constant, which stays float"
-        if rule.output and not rule.shares and self.wanted.isdisjoint(node.output):
+        asks = rule.source if rule.shares else rule.output
+        if asks and self.wanted.isdisjoint(node.output):
             return "what reads it is computed in float"
         if not rule.source:
             floats = [name for name in self._data(node) if name not in integral]
@@ -247,3 +266,28 @@ class _Planner:
             if floats and not (joins and not any(map(self._weighs, floats))):
                 return f"its input '{floats[0]}' is computed in float"
         return None
+
+    def _too_narrow(self, node: onnx.NodeProto) -> str | None:
+        """Why a weighted node has too few channels for the target; None where it has enough."""
+        if self.graph.input[0].name in self._ancestors(node):
+            return None  # the stem: images have few channels, and many pixels
+        groups = next((a.i for a in node.attribute if a.name == "group"), 1)
+        out, per_group = self.constants[node.input[1]].dims[:2]
+        fewest = min(out, per_group * groups)
+        if fewest < self.placement.least_channels:
+            return (
+                f"it has {fewest} channels; below {self.placement.least_channels} integers are "
+                "padded, and gain nothing"
+            )
+        return None
+
+    def _ancestors(self, node: onnx.NodeProto) -> set[str]:
+        """The tensors a node's input comes from without a weighted node between."""
+        found, open_ = set(), [str(node.input[0])]
+        while open_:
+            name = open_.pop()
+            writer = self.writers.get(name)
+            if name not in found and (writer is None or writer.op_type not in WEIGHTED):
+                open_ += [] if writer is None else map(str, writer.input)
+            found.add(name)
+        return found

@@ -80,6 +80,16 @@ class Precision(ABC):
         del statistics
         return self
 
+    @property
+    def needs_exact(self) -> bool:
+        """Whether it asks for exact ranges of every tensor (`knowing`) besides those `watched`."""
+        return False
+
+    def knowing(self, ranges: Ranges) -> Self:
+        """This precision, knowing the exact range of every tensor."""
+        del ranges
+        return self
+
     @abstractmethod
     def lower(self, model: onnx.ModelProto, ranges: Ranges | None) -> Lowering:
         """A strongly typed copy of `model` (FP32, shapes inferred); `model` stays as it is.

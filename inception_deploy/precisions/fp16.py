@@ -8,7 +8,6 @@ the graph's input and output stay float32. `_fp16_rules` decides, `lowering` wri
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,20 +15,19 @@ import onnx
 
 from inception_deploy.artifact import Applied, Refused
 from inception_deploy.errors import StageError
-from inception_deploy.lowering.islands import Wire, fewest_casts
 from inception_deploy.lowering.retype import retype
 from inception_deploy.lowering.rounding import MOVES
-from inception_deploy.lowering.schema import FLOAT, Slots, captured, element_types, infer, slots
+from inception_deploy.lowering.schema import Slots, element_types, infer, slots
 from inception_deploy.precisions._fp16_rules import CONTRACTIONS, UNIT, NodeFacts, reason
+from inception_deploy.precisions._joining import joined
 from inception_deploy.precisions._weights import float_weights, fp32_graph
 from inception_deploy.precisions.base import FP32_BOUND, Lowering, Precision
 from inception_deploy.ranges import Ranges
 
-__all__ = ["CONFIDENCE", "PRECISIONS", "Fp16", "roundings"]
+__all__ = ["CONFIDENCE", "PRECISIONS", "Fp16", "decide", "roundings"]
 
 FLOAT16 = onnx.TensorProto.FLOAT16
 STAGE = "lower/fp16"
-WORLD = "world"  # the vertex outside the graph: it writes the inputs and reads the outputs
 
 CONFIDENCE = 4.0
 """λ of the bound λ·u·√n: n roundings of independent sign add up to less with a probability of at
@@ -53,8 +51,8 @@ class Fp16(Precision):
         if ranges is None:
             raise StageError(f"{STAGE}: needs the ranges of every tensor; calibrate first")
         graph = fp32_graph(model, stage=STAGE)
-        possible, refused = _decide(graph, ranges)
-        changing = self._joined(graph, possible)
+        possible, refused = decide(graph, ranges)
+        changing = joined(graph, possible, fp32_io=self.fp32_io)
         for index in possible.keys() - changing.keys():
             node = graph.graph.node[index]
             why = "between FP32 nodes: staying there takes fewer casts than leaving"
@@ -73,38 +71,8 @@ class Fp16(Precision):
             facts={"roundings": depth, "casts": len(casts), "fp16_nodes": len(applied)},
         )
 
-    def _joined(self, model: onnx.ModelProto, possible: Mapping[int, Slots]) -> dict[int, Slots]:
-        """Those of the `possible` nodes that run in float16 when casts are fewest."""
-        types = element_types(model.graph)
-        weights = float_weights(model).keys()
-        writers: dict[str, Hashable] = {i.name: WORLD for i in model.graph.input}
-        readers: dict[str, list[Hashable]] = {}
-        high: set[Hashable] = set()
-        for index, node in enumerate(model.graph.node):
-            writers |= dict.fromkeys(node.output, index)
-            for position, name in enumerate((*node.input, *captured(node))):
-                # an input that the schema ties to FP32 asks for it whatever its node does
-                tied = index in possible and position not in possible[index].inputs
-                reader = ("tied", index, position) if tied else index
-                readers.setdefault(name, []).append(reader)
-                if tied:
-                    high.add(reader)
-            if index not in possible:
-                high.add(index)
-        for output in model.graph.output:
-            readers.setdefault(output.name, []).append(WORLD)
-        wires = [
-            Wire(writers[name], tuple(readers.get(name, ())))
-            for name, kind in types.items()
-            if kind == FLOAT and name not in weights
-        ]
-        low: set[Hashable] = {i for i in possible if model.graph.node[i].op_type in CONTRACTIONS}
-        (high if self.fp32_io else low).add(WORLD)
-        in_fp32 = fewest_casts(wires, high, low)
-        return {index: slots for index, slots in possible.items() if index not in in_fp32}
 
-
-def _decide(model: onnx.ModelProto, ranges: Ranges) -> tuple[dict[int, Slots], dict[int, Refused]]:
+def decide(model: onnx.ModelProto, ranges: Ranges) -> tuple[dict[int, Slots], dict[int, Refused]]:
     """By node index: what can change to float16 without harm, and what cannot and why."""
     graph = model.graph
     types = element_types(graph)

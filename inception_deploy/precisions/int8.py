@@ -24,13 +24,18 @@ from inception_deploy.lowering.schema import infer
 from inception_deploy.machine import Machine, describe
 from inception_deploy.placements import PLACEMENTS, Placement, Plan
 from inception_deploy.placements.base import WEIGHTED
+from inception_deploy.precisions._fp16_rules import UNIT as HALF_UNIT
+from inception_deploy.precisions._high import half_grid, half_scales, lower_floats
 from inception_deploy.precisions._weights import float_weights, fp32_graph
 from inception_deploy.precisions.base import FP32_BOUND, Lowering, Precision
+from inception_deploy.precisions.fp16 import CONFIDENCE as HALF_CONFIDENCE
+from inception_deploy.precisions.fp16 import decide, roundings
 from inception_deploy.quantisation import (
     QuantisedWeights,
     Quantiser,
     activation_quantiser,
     bias_correction,
+    on_scales,
     quantise_weights,
     widened,
 )
@@ -42,7 +47,8 @@ STAGE = "lower/int8"
 
 UNIT = 1 / 255
 """Error of a grid in units of its range: half a step of rounding, and as much again for the weights
-it is multiplied with. What a range cuts off is not part of it (`inception_deploy.lower`)."""
+it is multiplied with. What a range cuts off is not part of it (`inception_deploy.lower`). A grid
+around zero spends half of its steps on what a ReLU never gives, so its unit is twice that."""
 
 CONFIDENCE = 8.0
 """Twice that of FP16 (`precisions/fp16.py`): errors add up like a random walk, but in eight bits
@@ -67,6 +73,7 @@ class Int8(Precision):
         exclude: names of nodes that stay float.
         statistics: of the activations, for bias correction; a convolution whose input has none is
             not corrected.
+        seen: exact ranges of all tensors, for a placement whose floats become float16.
     """
 
     placement: Placement = field(default_factory=lambda: PLACEMENTS.get("onnxruntime"))
@@ -74,6 +81,7 @@ class Int8(Precision):
     clip_weights: bool = False
     exclude: frozenset[str] = frozenset()
     statistics: Mapping[str, ChannelStatistics] = field(default_factory=dict)
+    seen: Ranges | None = None
     name = "int8"
     needs_ranges = True
     clips = True
@@ -91,6 +99,13 @@ class Int8(Precision):
 
     def informed(self, statistics: Mapping[str, ChannelStatistics]) -> Int8:
         return replace(self, statistics=statistics)
+
+    @property
+    def needs_exact(self) -> bool:
+        return self.placement.high != "fp32"
+
+    def knowing(self, ranges: Ranges) -> Int8:
+        return replace(self, seen=ranges)
 
     def watched(self, model: onnx.ModelProto) -> Mapping[str, int]:
         return self._plan(fp32_graph(model, stage=STAGE)).groups
@@ -115,11 +130,14 @@ class Int8(Precision):
         written = infer(written, stage=STAGE)
         depth = _roundings(written)
         kinds = {node.name: node.op_type for node in graph.graph.node}
+        written, rest = self._high(graph, written, ranges)
+        unit = UNIT * (2 if self.placement.symmetric else 1)
         return Lowering(
             written,
-            bound=FP32_BOUND + CONFIDENCE * UNIT * math.sqrt(depth),
-            applied=tuple(Applied(self.name, name, kinds[name]) for name in plan.nodes),
-            refused=(*plan.refused, *_unruled(graph, plan, self.placement)),
+            bound=FP32_BOUND + CONFIDENCE * unit * math.sqrt(depth) + rest.bound,
+            applied=tuple(Applied(self.name, name, kinds[name]) for name in plan.nodes)
+            + rest.applied,
+            refused=(*plan.refused, *_unruled(graph, plan, self.placement), *rest.refused),
             facts={
                 "placement": self.placement.name,
                 "weight_bits": self.bits,
@@ -127,7 +145,30 @@ class Int8(Precision):
                 "quantised_tensors": len(plan.groups),
                 "grids": len(plan.members()),
                 "int8_nodes": len(plan.nodes),
+                **rest.facts,
             },
+        )
+
+    def _high(
+        self, graph: onnx.ModelProto, written: onnx.ModelProto, ranges: Ranges
+    ) -> tuple[onnx.ModelProto, Lowering]:
+        """What stays float in the placement's high precision, and what that adds to the record.
+
+        Args:
+            graph: before it was quantised.
+        """
+        if self.placement.high == "fp32":
+            return written, Lowering(graph, 0.0)
+        possible, refused = decide(graph, self.seen or ranges)
+        low = {graph.graph.node[index].name for index in possible}
+        typed, casts = lower_floats(written, low, stage=STAGE)
+        depth = roundings(typed)
+        return typed, Lowering(
+            graph,
+            bound=HALF_CONFIDENCE * HALF_UNIT * math.sqrt(depth),
+            applied=casts,
+            refused=tuple(refused[index] for index in sorted(refused)),
+            facts={"fp16_roundings": depth, "casts": len(casts)},
         )
 
     def _plan(self, graph: onnx.ModelProto) -> Plan:
@@ -147,6 +188,8 @@ class Int8(Precision):
             grid = activation_quantiser(
                 whole, self.placement.activations, symmetric=self.placement.symmetric
             )
+            if self.placement.high != "fp32":
+                grid = half_grid(grid)
             grids |= dict.fromkeys(tensors, grid)
         return grids
 
@@ -180,6 +223,8 @@ class Int8(Precision):
                 continue
             own = values[node.input[1]]
             grid = quantise_weights(own, bits=self.bits, clip=self.clip_weights)
+            if self.placement.high != "fp32":
+                grid = on_scales(own, half_scales(grid.scales), bits=self.bits)
             given = node.input[2] if len(node.input) > 2 else ""
             bias = values[given].astype(np.float64).reshape(-1) if given else None
             if bias is not None and self.placement.adds_in_integers(node.op_type):
@@ -221,7 +266,13 @@ def _unruled(graph: onnx.ModelProto, plan: Plan, placement: Placement) -> tuple[
     """Nodes that compute something and stay float because the target has no rule for them."""
     ruled = {rule.op for rule in placement.rules} | placement.epilogues
     return tuple(
-        Refused("int8", node.name, f"no integer kernel for {node.op_type} on {placement.name}")
+        Refused(
+            "int8",
+            node.name,
+            placement.unruled.get(
+                node.op_type, f"no integer kernel for {node.op_type} on {placement.name}"
+            ),
+        )
         for node in graph.graph.node
         if node.op_type not in ruled and node.op_type != "Relu"
     )
