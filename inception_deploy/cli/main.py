@@ -24,6 +24,7 @@ _COMMANDS = {
     "doctor": "Show which engines work here, and what adds a missing one.",
     "export": "Take a network the whole way from PyTorch to a verified bundle.",
     "compare": "Measure the parity of a bundle against PyTorch, again.",
+    "locate": "Find the first place where a bundle leaves its reference, by block.",
     "bench": "Measure latency and throughput of bundles, side by side.",
     "predict": "Classify images with a bundle.",
     "verify": "Check every hash, schema and version of a bundle.",

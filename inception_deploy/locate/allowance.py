@@ -1,0 +1,101 @@
+"""What error a piece of a graph may add: the rule by which an error counts as a jump.
+
+A precision states how far a whole graph may be from the golden: λ·u·√n for n roundings on the
+longest way (`precisions/fp16.py`, `precisions/int8.py`). The same formula holds for a piece, which
+has a handful of roundings instead of hundreds, and is given exact inputs. So an error that no
+rounding between two cuts can explain is a jump, however small it is against what has accumulated;
+and one that has merely accumulated is none, however large.
+
+Two things are no roundings and have rules of their own. Tensors that meet in a concatenation share
+a grid, which is as coarse as the widest of them needs: their error may be half a step of it. And a
+calibrator may cut off rare values: what is cut off may cost, as a root mean square, one step of the
+grid that would have cut nothing. Weights are compared with what they were made from, one by one:
+none may be off by more than half a unit of its own format.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+
+from inception_deploy.engines.base import Array
+from inception_deploy.locate.anatomy import Grid
+
+__all__ = ["FLOAT32", "Allowance", "Cut", "allowance", "cut_off"]
+
+FLOAT32 = 2e-5
+"""Of the largest value: a piece in float32, whose sums run in another order. The largest that any
+network of the family shows is 3e-6; a fifth of what a whole graph may have (`proof.FP32_BOUND`)."""
+
+_HALF_UNIT, _HALF_CONFIDENCE = 2.0**-11, 4.0
+_INT8_UNIT, _INT8_CONFIDENCE = 1 / 255, 8.0
+"""As `precisions/fp16.py` and `precisions/int8.py` have them; λ·u per √n."""
+
+_WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+
+
+@dataclass(frozen=True)
+class Allowance:
+    """The largest allowed own error, in units of the largest value before the stage."""
+
+    largest: float
+    why: str
+
+
+@dataclass(frozen=True)
+class Cut:
+    """What a grid cuts off a tensor.
+
+    Args:
+        share: of the elements, that lie beyond the grid.
+        cost: root mean square of what is cut off, over all elements, in steps of the grid that
+            would cut nothing.
+        inside: largest error of the other elements, in units of the largest value.
+    """
+
+    share: float
+    cost: float
+    inside: float
+
+
+def allowance(nodes: Sequence[onnx.NodeProto], shared_step: float) -> Allowance:
+    """What a piece made of `nodes` may add.
+
+    Args:
+        shared_step: half a step of the tensor's grid in units of its largest value, where the grid
+            is another tensor's too; else 0.
+    """
+    kinds = [node.op_type for node in nodes]
+    integers = "QuantizeLinear" in kinds or "DequantizeLinear" in kinds
+    halves = sum(
+        node.op_type == "Cast" and any(a.name == "to" and a.i in (10, 16) for a in node.attribute)
+        for node in nodes
+    )
+    weighted = sum(kind in _WEIGHTED for kind in kinds)
+    if integers:
+        count = max(kinds.count("QuantizeLinear") + weighted, 1)
+        bound = FLOAT32 + _INT8_CONFIDENCE * _INT8_UNIT * math.sqrt(count)
+        return Allowance(max(bound, 2 * shared_step), f"INT8, {count} roundings")
+    if halves:
+        count = halves + 2 * weighted
+        bound = FLOAT32 + _HALF_CONFIDENCE * _HALF_UNIT * math.sqrt(count)
+        return Allowance(bound, f"FP16, {count} roundings")
+    return Allowance(FLOAT32 * max(weighted, 1), "float32")
+
+
+def cut_off(want: Array, own: Array, grid: Grid) -> Cut:
+    """How much of `want` lies beyond `grid`, and the error of the rest."""
+    kept = (want >= grid.low - grid.scale / 2) & (want <= grid.high + grid.scale / 2)
+    lost = want.astype(np.float64) - np.clip(want, grid.low, grid.high)
+    span = max(float(want.max()), 0.0) - min(float(want.min()), 0.0)
+    scale = float(np.abs(want).max())
+    error = np.abs(own.astype(np.float64) - want)[kept]
+    return Cut(
+        share=float(1 - kept.mean()),
+        cost=math.sqrt(float(np.square(lost).mean())) / (span / 255) if span else 0.0,
+        inside=float(error.max(initial=0.0)) / scale if scale else 0.0,
+    )

@@ -1,0 +1,202 @@
+"""What the nodes of a graph are made of: attributes, weights as floats, and grids of activations.
+
+Quantised and half-precision weights are given as the floats they stand for, with the unit that each
+may be off from the float it was made of.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
+
+from inception_deploy.artifact import opset_of
+
+__all__ = ["Anatomy", "Grid", "Weights"]
+
+_HALF: Mapping[int, float] = {
+    onnx.TensorProto.FLOAT16: 2.0**-11,
+    onnx.TensorProto.BFLOAT16: 2.0**-8,
+}
+"""Unit roundoff of the half-precision types."""
+
+_SMALLEST: Mapping[int, float] = {
+    onnx.TensorProto.FLOAT16: 2.0**-25,
+    onnx.TensorProto.BFLOAT16: 0.0,
+}
+"""Half the distance of their subnormal numbers; bfloat16 reaches as low as float32."""
+
+_FLOAT32_UNIT = 2.0**-20
+"""A weight that stayed float32 was copied; a few units in the last place are for one that another
+version of a rewrite computed anew."""
+
+_SLACK = 1.002
+"""Of half a step: scales are float32, and a tie may be rounded either way."""
+
+_FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, *_HALF)
+
+_QUANTISERS = ("QuantizeLinear", "DequantizeLinear")
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The grid of a quantised activation: values are `scale` apart, from `low` to `high`."""
+
+    scale: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Constant input of a node.
+
+    Args:
+        values: float32, as the node computes with them; output channels first.
+        unit: how far each may be from the float that it was made of, broadcastable to `values`.
+        cut: where a value lies at the end of its grid: beyond it anything may have been cut off.
+        exact: the values are written in float32.
+    """
+
+    values: NDArray[np.float32]
+    unit: NDArray[np.float64]
+    cut: NDArray[np.bool_] | None
+    exact: bool
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """Looks into a graph by the names of its nodes and tensors."""
+
+    model: onnx.ModelProto
+
+    @cached_property
+    def constants(self) -> Mapping[str, onnx.TensorProto]:
+        """Initialisers by name."""
+        return {tensor.name: tensor for tensor in self.model.graph.initializer}
+
+    @cached_property
+    def nodes(self) -> Mapping[str, onnx.NodeProto]:
+        """Nodes by name."""
+        return {node.name: node for node in self.model.graph.node}
+
+    @cached_property
+    def writers(self) -> Mapping[str, onnx.NodeProto]:
+        """Tensor → the node that puts it out."""
+        return {name: node for node in self.model.graph.node for name in node.output if name}
+
+    def attributes(self, node: onnx.NodeProto) -> dict[str, Any]:
+        """Attributes with the defaults of the operator filled in; strings decoded."""
+        found: dict[str, Any] = {}
+        if node.domain in ("", "ai.onnx"):
+            schema = onnx.defs.get_schema(node.op_type, opset_of(self.model), "")
+            found = {
+                name: helper.get_attribute_value(attribute.default_value)
+                for name, attribute in schema.attributes.items()
+                if attribute.default_value.name
+            }
+        found |= {a.name: helper.get_attribute_value(a) for a in node.attribute}
+        return {k: v.decode() if isinstance(v, bytes) else v for k, v in found.items()}
+
+    def weights(self, node: onnx.NodeProto) -> dict[int, Weights]:
+        """Position → constant input, for those that are floats or stand for floats."""
+        found = {}
+        for position, name in enumerate(node.input):
+            weights = self._weights(name)
+            if weights is not None:
+                found[position] = _channels_first(node, position, weights, self.attributes(node))
+        return found
+
+    def _weights(self, name: str) -> Weights | None:
+        tensor = self.constants.get(name)
+        if tensor is not None:
+            return _plain(tensor) if tensor.data_type in _FLOATS else None
+        writer = self.writers.get(name)
+        if writer is None:
+            return None
+        if writer.op_type == "Cast":
+            return self._weights(writer.input[0])
+        if writer.op_type == "DequantizeLinear" and writer.input[0] in self.constants:
+            return self._integers(writer)
+        return None
+
+    def _integers(self, node: onnx.NodeProto) -> Weights:
+        steps, scale, *rest = (numpy_helper.to_array(self.constants[n]) for n in node.input)
+        zero = rest[0].astype(np.int64) if rest else np.zeros_like(scale, np.int64)
+        shape = [1] * steps.ndim
+        if scale.ndim:
+            shape[self.attributes(node)["axis"]] = -1
+        offsets = steps.astype(np.int64) - zero.reshape(shape if zero.ndim else ())
+        wide = scale.astype(np.float64).reshape(shape if scale.ndim else ())
+        values = (offsets * wide).astype(np.float32)
+        cut = None
+        if steps.dtype != np.int32:  # a bias: 32 bits cut nothing
+            cut = np.abs(offsets) == np.abs(offsets).max(initial=0)
+        return Weights(values, np.broadcast_to(_SLACK * wide / 2, values.shape), cut, False)
+
+    def grid(self, tensor: str) -> Grid | None:
+        """The grid that `tensor` was put on last; None where it was not."""
+        writer = self.writers.get(tensor)
+        if writer is None or writer.op_type != "DequantizeLinear":
+            return None
+        if any(name not in self.constants for name in writer.input[1:]):
+            return None
+        scale, *rest = (numpy_helper.to_array(self.constants[n]) for n in writer.input[1:])
+        if scale.ndim and scale.size != 1:
+            return None
+        zero = rest[0] if rest else np.zeros((), np.uint8)
+        if zero.dtype.kind not in "iu":
+            return None
+        limits, step = np.iinfo(zero.dtype), float(scale)
+        origin = int(zero)
+        return Grid(step, (limits.min - origin) * step, (limits.max - origin) * step)
+
+    def scales_apart(self, tensor: str) -> tuple[float, float] | None:
+        """Scales that a tensor is quantised and dequantised with, where they are not the same."""
+        back = self.writers.get(tensor)
+        if back is None or back.op_type != "DequantizeLinear":
+            return None
+        there = self.writers.get(back.input[0])
+        while there is not None and there.op_type not in _QUANTISERS:
+            there = self.writers.get(there.input[0])
+        if there is None or there.op_type != "QuantizeLinear":
+            return None
+        names = (there.input[1], back.input[1])
+        if any(name not in self.constants for name in names):
+            return None
+        scales = (numpy_helper.to_array(self.constants[n]).reshape(-1)[0] for n in names)
+        first, second = (float(scale) for scale in scales)
+        return (first, second) if first != second else None
+
+    def steps(self, nodes: Iterator[onnx.NodeProto]) -> list[onnx.NodeProto]:
+        """Those of `nodes` that compute something: no quantisers, no casts, no weights' way."""
+        return [n for n in nodes if n.op_type not in (*_QUANTISERS, "Cast", "Identity")]
+
+
+def _plain(tensor: onnx.TensorProto) -> Weights:
+    values = numpy_helper.to_array(tensor).astype(np.float32)
+    kind = tensor.data_type
+    if kind in _HALF:
+        magnitude = np.abs(values).astype(np.float64)
+        unit = _SLACK * np.maximum(_HALF[kind] * magnitude, _SMALLEST[kind])
+        return Weights(values, unit, None, False)
+    return Weights(values, _FLOAT32_UNIT * np.abs(values).astype(np.float64), None, True)
+
+
+def _channels_first(
+    node: onnx.NodeProto, position: int, weights: Weights, attributes: Mapping[str, Any]
+) -> Weights:
+    """A linear layer's matrix as (out, in), however it is written."""
+    turned = (node.op_type == "MatMul" and position == 1) or (
+        node.op_type == "Gemm" and position == 1 and not attributes.get("transB")
+    )
+    if not turned or weights.values.ndim != 2:
+        return weights
+    cut = None if weights.cut is None else weights.cut.T
+    return Weights(weights.values.T, weights.unit.T, cut, weights.exact)

@@ -1,0 +1,348 @@
+"""One stage of a bundle examined: every tensor's own error against what rounding explains."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from inception_deploy.engines.base import Array
+from inception_deploy.locate.allowance import Allowance, Cut, allowance, cut_off
+from inception_deploy.locate.anatomy import Anatomy, Grid
+from inception_deploy.locate.causes import Before, causes, weights_apart
+from inception_deploy.locate.cutting import CutGraph
+from inception_deploy.locate.findings import Finding, Kind, Place, Row
+from inception_deploy.locate.truth import Truth, run_part
+from inception_deploy.locate.walk import Deviation, Step, walk
+from inception_deploy.progress import Progress
+from inception_deploy.ranges import Ranges
+
+__all__ = ["Examined", "examine"]
+
+
+@dataclass(frozen=True)
+class Examined:
+    """What a stage looked like.
+
+    Args:
+        rows: every tensor that was compared, in processing order.
+        findings: in processing order.
+        output: what the graph after the stage puts out; None where it was not compared.
+    """
+
+    rows: tuple[Row, ...]
+    findings: tuple[Finding, ...]
+    output: Array | None
+
+
+def examine(
+    stage: str,
+    truth: Truth,
+    after: CutGraph,
+    written: onnx.ModelProto,
+    images: NDArray[Any],
+    *,
+    blocks: Sequence[str],
+    before: Before,
+    table: Ranges | None = None,
+    progress: Progress | None = None,
+) -> Examined:
+    """Walk through a stage.
+
+    Args:
+        after: the graph after it, as a device rounds: float32 between its casts.
+        written: the same graph as the bundle has it.
+        images: what `after` is fed.
+        blocks: names of the network's blocks.
+        before: what the nodes were before, for explanations. Where it is a graph whose nodes the
+            stage keeps (lowering), weights are compared one by one.
+        table: the calibrated ranges that the graph's grids should hold.
+
+    Raises:
+        StageError: a graph cannot be run.
+    """
+    run = _Examination(stage, truth, after, Anatomy(written), images, blocks, before, table)
+    run.shapes()
+    for step in walk(truth, after, images, progress=progress):
+        run.look(step)
+    return run.result()
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What is kept of a step until the whole graph is known."""
+
+    place: Place
+    position: int
+    own: Deviation
+    depth: Deviation
+    narrow: Allowance
+    wide: Allowance
+    grid: Grid | None
+    cut: Cut | None
+    scale: float
+    causes: tuple[str, ...]
+
+
+@dataclass
+class _Examination:
+    stage: str
+    truth: Truth
+    after: CutGraph
+    anatomy: Anatomy
+    images: NDArray[Any]
+    blocks: Sequence[str]
+    before: Before
+    table: Ranges | None
+    seen: list[_Seen] = field(default_factory=list)
+    found: list[tuple[int, Finding]] = field(default_factory=list)
+    blown: bool = False
+    output: Array | None = None
+
+    def _place(self, node: str, tensor: str) -> Place:
+        return Place.of(node, tensor, self.blocks)
+
+    def _add(
+        self,
+        position: int,
+        place: Place,
+        kind: Kind,
+        said: str,
+        why: Sequence[str] = (),
+        measured: float | None = None,
+        allowed: float | None = None,
+    ) -> None:
+        finite = None if measured is None or not math.isfinite(measured) else measured
+        finding = Finding(self.stage, place, kind, said, tuple(why), finite, allowed)
+        self.found.append((position, finding))
+
+    def shapes(self) -> None:
+        """Tensors that have another shape than before, and blocks that are gone."""
+        self.truth.shared(self.after)  # a network is asked for its shapes by this
+        for name in self.after.floats:
+            then, now = self.truth.expected_dims(name), self.after.dims(name)[1:]
+            if then is not None and tuple(then) != tuple(now):
+                position = self.after.writers[name]
+                node = self.after.node_of(name)
+                place = self._place(str(node.name), name)
+                step = None if self.before.modules is None else self.before.modules.get(node.name)
+                why = (
+                    [f"PyTorch has {step}"]
+                    if step is not None and not list(step.children())
+                    else []
+                )
+                if self.before.anatomy is not None and node.name in self.before.anatomy.nodes:
+                    was = self.before.anatomy.nodes[node.name]
+                    if was.op_type != node.op_type:
+                        why.append(f"{node.op_type} where {was.op_type} was before")
+                said = f"has shape {_shape(now)} per image, before {_shape(then)}"
+                self._add(position, place, "shape", said, why)
+        present = set(self.anatomy.writers)
+        for block in self.blocks:
+            if block not in present and self.truth.expected_dims(block) is not None:
+                self._add(-1, Place(block, block, block, block), "missing", "block is gone")
+
+    def look(self, step: Step) -> None:
+        nodes = [self.after.model.graph.node[index] for index in step.piece]
+        steps = self.anatomy.steps(iter(nodes))
+        node = steps[-1].name if steps else step.node
+        place = self._place(str(node), step.tensor)
+        position = max(step.piece)
+        if step.tensor == self.after.model.graph.output[0].name:
+            self.output = step.have
+        own, depth = Deviation.of(step.own, step.want), Deviation.of(step.have, step.want)
+        grid = self.anatomy.grid(step.tensor)
+        finite = own.finite
+        cut = cut_off(step.want, step.own, grid) if grid and finite else None
+        scale = float(np.abs(step.want).max(initial=0.0))
+        shared = grid.scale / 2 / scale if grid and scale else 0.0
+        narrow, wide = allowance(nodes, 0.0), allowance(nodes, shared)
+        why: tuple[str, ...] = ()
+        suspicious = not finite or _excess(own, cut, narrow) or (cut is not None and cut.cost > 1)
+        if suspicious and finite:
+            why = causes(step, self.anatomy, steps, self.before)
+        self.seen.append(_Seen(place, position, own, depth, narrow, wide, grid, cut, scale, why))
+        if not finite or (not depth.finite and not self.blown):
+            self._blame(step, place, position, finite)
+        self.blown = self.blown or not depth.finite
+
+    def _blame(self, step: Step, place: Place, position: int, finite: bool) -> None:
+        """The first node of the piece that puts out NaN or infinity, and what it was given."""
+        given = step.ran if finite else step.read
+        if any(not np.isfinite(values).all() for values in given.values()):
+            return  # it came from outside of this piece
+        inner = [
+            name
+            for index in step.piece
+            for name in self.after.model.graph.node[index].output
+            if name in self.after.floats
+        ]
+        part = self.after.chain(inner, given.keys())
+        values = run_part(part, self.after.feed, self.images, given)
+        for name in inner:
+            if np.isfinite(values[name]).all():
+                continue
+            node = self.after.node_of(name)
+            reads = [n for n in node.input if n in values or n in given]
+            ranges = [
+                f"'{n}' from {float(v.min()):.4g} to {float(v.max()):.4g}"
+                for n in reads
+                for v in [values.get(n, given.get(n))]
+                if v is not None and np.isfinite(v).all()
+            ]
+            bad = values[name]
+            what = "NaN" if np.isnan(bad).any() else "infinity"
+            count = int((~np.isfinite(bad)).sum())
+            real = self._computing(node)
+            seen = ", ".join(ranges) or "the images"
+            said = f"puts out {what} in {count} of {bad.size} values, given {seen}"
+            why = []
+            if node.op_type == "Cast" and ranges:
+                why.append(f"FP16 overflow: half precision ends at 65504, and {ranges[0]}")
+            for weights in self.anatomy.weights(self.anatomy.nodes.get(real, node)).values():
+                if not np.isfinite(weights.values).all():
+                    why.insert(0, "wrong weights: they hold NaN or infinity")
+            self._add(
+                position, self._place(real, name.split("/")[0]), "nonfinite", said, why, math.inf
+            )
+            return
+
+    def _computing(self, node: onnx.NodeProto) -> str:
+        """The node behind a cast."""
+        while node.op_type == "Cast" and node.input[0] in self.after.writers:
+            node = self.after.node_of(node.input[0])
+        return str(node.name)
+
+    def result(self) -> Examined:
+        shared = _shared_grids(self.seen)
+        rows = []
+        for seen in self.seen:
+            jumps = self._judge(seen, seen.place.tensor in shared)
+            rows.append(
+                Row(
+                    self.stage,
+                    seen.place,
+                    _known(seen.own.largest),
+                    _known(seen.own.rms),
+                    _known(seen.depth.largest),
+                    _known(seen.depth.rms),
+                    (seen.wide if seen.place.tensor in shared else seen.narrow).largest,
+                    jumps,
+                )
+            )
+        self._check_weights()
+        self._check_table()
+        self.found.sort(key=lambda entry: entry[0])
+        merged = _merged([finding for _, finding in self.found])
+        places = {f.place.node for f in merged}
+        final = (replace(r, jumps=True) if r.place.node in places else r for r in rows)
+        return Examined(tuple(final), tuple(merged), self.output)
+
+    def _judge(self, seen: _Seen, shared: bool) -> bool:
+        allowed = seen.wide if shared else seen.narrow
+        limit = allowed.largest
+        if not seen.own.finite:
+            return True  # blamed already
+        measured = seen.own.largest if seen.cut is None else seen.cut.inside
+        if measured > limit:
+            said = (
+                f"adds an error of {measured:.3g} of the largest value to exact inputs; "
+                f"{allowed.why} explain {limit:.2g}"
+            )
+            self._add(seen.position, seen.place, "error", said, seen.causes, measured, limit)
+            return True
+        if seen.cut is not None and seen.cut.cost > 1:
+            said = (
+                f"cuts off {seen.cut.share:.2%} of the values, at a cost of {seen.cut.cost:.3g} "
+                "steps; one step is what a grid that cuts nothing would have"
+            )
+            self._add(seen.position, seen.place, "grid", said, seen.causes, seen.own.largest, limit)
+            return True
+        return False
+
+    def _check_weights(self) -> None:
+        """Every weight against what it was made of, where the stage keeps the nodes."""
+        if self.before.anatomy is None or not self.stage.startswith("lower"):
+            return
+        positions = {node.name: i for i, node in enumerate(self.after.model.graph.node)}
+        for name, node in self.anatomy.nodes.items():
+            was = self.before.anatomy.nodes.get(name)
+            if was is None or name not in positions:
+                continue
+            said = list(weights_apart(node, self.anatomy, was, self.before.anatomy))
+            if said:
+                place = self._place(name, str(node.output[0]))
+                self._add(positions[name], place, "weights", said[0], said)
+
+    def _check_table(self) -> None:
+        """Grids that are narrower than the ranges they were made of."""
+        if self.table is None:
+            return
+        for tensor, wanted in self.table.tensors.items():
+            grid = self.anatomy.grid(tensor)
+            if grid is None or tensor not in self.after.writers:
+                continue
+            step = max(grid.scale, 1e-6 * wanted.max_abs)
+            low, high = min(wanted.minimum, 0.0), max(wanted.maximum, 0.0)
+            if grid.low > low + step or grid.high < high - step:
+                said = (
+                    f"has a grid from {grid.low:.4g} to {grid.high:.4g}, calibration.json asks "
+                    f"for {low:.4g} to {high:.4g}"
+                )
+                node = self.after.node_of(tensor)
+                place = self._place(self._quantised(node), tensor)
+                why = ["clipped range: the graph was not made with this table"]
+                self._add(self.after.writers[tensor], place, "grid", said, why)
+
+    def _quantised(self, node: onnx.NodeProto) -> str:
+        """The node whose output goes through these quantisers."""
+        while (
+            node.op_type in ("DequantizeLinear", "QuantizeLinear")
+            and node.input[0] in self.after.writers
+        ):
+            node = self.after.node_of(node.input[0])
+        return str(node.name)
+
+
+def _shared_grids(seen: Sequence[_Seen]) -> frozenset[str]:
+    """Tensors whose grid is another, wider tensor's too."""
+    widest: dict[tuple[float, float], float] = {}
+    for entry in seen:
+        if entry.grid:
+            key = (entry.grid.scale, entry.grid.low)
+            widest[key] = max(widest.get(key, 0.0), entry.scale)
+    return frozenset(
+        entry.place.tensor
+        for entry in seen
+        if entry.grid and entry.scale < widest[entry.grid.scale, entry.grid.low]
+    )
+
+
+def _excess(own: Deviation, cut: Cut | None, allowed: Allowance) -> bool:
+    return (own.largest if cut is None else cut.inside) > allowed.largest
+
+
+def _merged(findings: Sequence[Finding]) -> list[Finding]:
+    """One finding per node: the first, with the causes of the others."""
+    found: dict[str, Finding] = {}
+    for finding in findings:
+        node = finding.place.node
+        if node not in found:
+            found[node] = finding
+            continue
+        kept = found[node]
+        found[node] = replace(kept, causes=tuple(dict.fromkeys((*kept.causes, *finding.causes))))
+    return list(found.values())
+
+
+def _known(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _shape(dims: Sequence[int | str]) -> str:
+    return "×".join(map(str, dims))
