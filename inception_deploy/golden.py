@@ -15,7 +15,7 @@ from inception_deploy.errors import StageError
 from inception_deploy.networks.base import InceptionNetwork
 from inception_deploy.progress import Progress, SilentProgress
 
-__all__ = ["record_golden"]
+__all__ = ["exact_float32", "record_golden"]
 
 BATCH = 8  # images at a time: bounds the activations in memory, whatever the number of inputs
 
@@ -55,7 +55,7 @@ def record_golden(
     blocks: dict[str, list[FloatArray]] = {name: [] for name, _ in module.blocks()}
     starts = range(0, len(inputs), BATCH)
     listener = progress or SilentProgress()
-    with _exact_float32(device), _hooks(module, blocks, block_images):
+    with exact_float32(device.type), _hooks(module, blocks, block_images):
         for start in listener.track(starts, "recording the golden", len(starts)):
             images = torch.from_numpy(inputs[start : start + BATCH]).to(device)
             outputs.append(_finite("the head", module(images)).cpu().numpy())
@@ -70,13 +70,13 @@ def record_golden(
 
 
 @contextmanager
-def _exact_float32(device: torch.device) -> Iterator[None]:
+def exact_float32(device: str = "cpu") -> Iterator[None]:
     """No TF32 in matrix products or convolutions, no autocast, no gradients."""
     matmul, convolution = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
     torch.set_float32_matmul_precision("highest")
     torch.backends.cudnn.allow_tf32 = False
     try:
-        with torch.no_grad(), torch.autocast(device.type, enabled=False):
+        with torch.no_grad(), torch.autocast(device, enabled=False):
             yield
     finally:
         torch.set_float32_matmul_precision(matmul)

@@ -52,6 +52,7 @@ def compare(
     *,
     head: str,
     feed: Callable[[BatchT], NDArray[Any]] | None = None,
+    reference_feed: Callable[[BatchT], NDArray[Any]] | None = None,
     names: tuple[str, str] = ("pytorch", "onnxruntime"),
     data_name: str = "",
     data_digest: str | None = None,
@@ -69,7 +70,8 @@ def compare(
     Args:
         head: what the predictors return; for "features" there is no first choice and labels are
             not looked at.
-        feed: what the candidate is given of a batch; None gives it `inputs`, as the reference.
+        feed, reference_feed: what the candidate, and the reference, is given of a batch; None gives
+            it `inputs`.
         names: of reference and candidate, for the report and for messages.
         data_name, data_digest: go into the report's `DataFacts`.
         near_tie_margin: see `NearTies`; None takes twice the largest error.
@@ -98,7 +100,8 @@ def compare(
                 f"images must be float32 (N, 3, H, W) with N >= 1, not {batch.inputs.dtype} "
                 f"{batch.inputs.shape}, at image {images}"
             )
-        want = _checked(reference(batch.inputs), names[0], batch.inputs, images)
+        shown = batch.inputs if reference_feed is None else reference_feed(batch)
+        want = _checked(reference(shown), names[0], batch.inputs, images)
         fed = batch.inputs if feed is None else feed(batch)
         have = _checked(candidate(fed), names[1], batch.inputs, images)
         if want.shape != have.shape:

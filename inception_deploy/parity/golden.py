@@ -8,7 +8,7 @@ stage before.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx
@@ -20,10 +20,11 @@ from inception_deploy.graphs import tensor_names
 from inception_deploy.parity.distance import DistanceMeter
 from inception_deploy.progress import Progress, SilentProgress
 
-__all__ = ["BlockError", "GoldenError", "compare_blocks", "compare_golden"]
+__all__ = ["BlockError", "GoldenError", "compare_blocks", "compare_golden", "record_blocks"]
 
 IMAGES_AT_ONCE = 8
 BLOCKS_AT_ONCE = 8
+BLOCK_IMAGES = 4  # as `golden.record_golden` keeps of PyTorch's
 
 
 @dataclass(frozen=True)
@@ -120,6 +121,33 @@ def compare_blocks(
             have = _output(outputs, tensors[name], golden.blocks[name])
             found[name] = _block_error(name, golden.blocks[name], have)
     return [found[name] for name in golden.blocks]
+
+
+def record_blocks(
+    model: onnx.ModelProto, golden: Golden, names: Sequence[str], engine: Engine
+) -> Golden:
+    """The golden with the blocks of `model` in place of PyTorch's, and its output likewise.
+
+    Blocks whose tensor is gone from the graph or not finite are left out. The graph runs as
+    written; half-precision values are kept as float32.
+
+    Raises:
+        StageError: the output is missing or has another shape, or the graph does not run.
+    """
+    present, types = tensor_names(model), _types(model)
+    wanted = [name for name in names if name in present and name != golden.output_name]
+    asked = replace(golden, block_images=min(BLOCK_IMAGES, len(golden.feed)), blocks={})
+    probe = onnx.ModelProto()
+    probe.CopyFrom(model)
+    outputs: dict[str, Array] = {}
+    for start in range(0, len(wanted), BLOCKS_AT_ONCE):
+        chunk = wanted[start : start + BLOCKS_AT_ONCE]
+        outputs |= _run(probe, chunk, types, asked, engine, None)
+    with engine.session(model.SerializeToString(), optimise=False) as session:
+        own = session.infer({session.inputs[0].name: golden.feed})
+    last = _output(own, golden.output_name, golden.outputs)
+    blocks = {n: v.astype(np.float32) for n, v in outputs.items() if np.isfinite(v).all()}
+    return replace(asked, outputs=last.astype(np.float32), blocks=blocks)
 
 
 def _tensors(model: onnx.ModelProto, golden: Golden) -> dict[str, str]:

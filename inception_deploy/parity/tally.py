@@ -54,6 +54,8 @@ class Tally:
         self.chooses = chooses and outputs > 1
         self.labelled = labelled and self.chooses
         self.meter = DistanceMeter()
+        self.whole = True
+        """False while a batch is half taken in: an interruption must not write that down."""
         self.images = self.agreeing = self.shared = 0
         self.harmful = self.beneficial = self.correct = 0
         self.shifted = [0, 0]
@@ -75,10 +77,12 @@ class Tally:
         """
         if self.chooses:
             self._check_labels(labels, len(want))
+        self.whole = False
         self.meter.add(want, have)
         if self.chooses:
             self._choices(want, have, labels)
         self.images += len(want)
+        self.whole = True
 
     def near_ties(self, margin: float) -> tuple[int, int]:
         """Images whose lead is at most `margin` (see `rounded_up`), and those that disagree."""

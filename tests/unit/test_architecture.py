@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).parents[2] / "inception_deploy"
 STAGES = ("reference", "golden", "export", "fuse", "calibrate", "lower", "parity", "throughput")
 """In processing order: a stage may import from earlier ones only."""
 
-ABOVE = ("pipeline", "compare", "bench", "cli")
+ABOVE = ("pipeline", "compare", "bench", "gate", "cli")
 """What may see every stage, and may be imported by none."""
 
 

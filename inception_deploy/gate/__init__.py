@@ -1,0 +1,13 @@
+"""May this bundle be shipped? One verdict, with the evidence for it.
+
+`bounds` is what is asked; `integrity`, `fidelity`, `accuracy` and `speed` are what is looked at, in
+this order; `sequential` decides when enough images have been seen; `verdict` is the answer and
+`baseline` what it is compared with from build to build; `junit` and `github` write it down for the
+machinery of continuous integration.
+"""
+
+from inception_deploy.gate.bounds import Bounds, BoundValues, default_bounds
+from inception_deploy.gate.run import gate
+from inception_deploy.gate.verdict import Check, GateVerdict
+
+__all__ = ["BoundValues", "Bounds", "Check", "GateVerdict", "default_bounds", "gate"]
