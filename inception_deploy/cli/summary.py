@@ -12,10 +12,11 @@ from inception_deploy.bundle import Bundle
 from inception_deploy.cli.console import Terminal
 from inception_deploy.cli.mixing_table import print_mixing
 
-__all__ = ["EXIT_CODES", "number", "print_summary", "verdict_exit_code"]
+__all__ = ["EXIT_CODES", "number", "print_summary", "short_warnings", "verdict_exit_code"]
 
 _VERDICT_STYLE = {"PASS": "green", "FAIL": "red", "INCONCLUSIVE": "yellow", "NOT_ASKED": "dim"}
 _NOISE = re.compile(r"latency varies by ([0-9.]+) ?%")  # as throughput words it
+_STALLS = re.compile(r"[0-9]+ of [0-9]+ runs are outliers")
 EXIT_CODES = {"PASS": 0, "NOT_ASKED": 0, "FAIL": 1, "INCONCLUSIVE": 4}
 
 
@@ -54,6 +55,9 @@ def print_summary(bundle: Bundle, terminal: Terminal) -> None:
     if not manifest["weights"]["trained"]:
         out.print("[bold white on red] NOT TRAINED [/] random weights: accuracy means nothing here")
     out.print(table)
+    engine = manifest.get("engine") or {}
+    if engine.get("not_executed"):
+        out.print(f"[bold black on yellow] NOT EXECUTED [/] {escape(_unexecuted(engine))}")
     if not terminal.quiet:
         weights = manifest["weights"]
         out.print(f"weights   {escape(weights['source'] + ': ' + weights['detail'])}")
@@ -62,7 +66,7 @@ def print_summary(bundle: Bundle, terminal: Terminal) -> None:
             out.print(f"[yellow]skipped[/]   {len(parity['data']['skipped'])} unreadable images")
     if manifest.get("mixing") is not None:
         print_mixing(manifest["mixing"], out)
-    for warning in _warnings((speed or {}).get("warnings", [])):
+    for warning in short_warnings((speed or {}).get("warnings", [])):
         out.print(f"[yellow]warning[/]   {escape(warning)}")
     style = _VERDICT_STYLE[parity["verdict"]]
     out.print("[dim]in brackets: 95 % intervals[/]")
@@ -72,15 +76,28 @@ def print_summary(bundle: Bundle, terminal: Terminal) -> None:
     )
 
 
-def _warnings(warnings: list[str]) -> list[str]:
+def short_warnings(warnings: list[str]) -> list[str]:
     """Those of noise as one line; report.html has each of them in full."""
     noise = [found for text in warnings if (found := _NOISE.search(text))]
-    others = [text for text in warnings if not _NOISE.search(text)]
+    stalls = sum(bool(_STALLS.search(text)) for text in warnings)
+    others = [t for t in warnings if not _NOISE.search(t) and not _STALLS.search(t)]
     if noise:
         widest = max(float(found[1]) for found in noise)
         times = f"{len(noise)} timings vary" if len(noise) > 1 else "a timing varies"
         others.append(f"{times} by up to {widest:.0f} %: trust the medians, or measure idle")
+    if stalls:
+        times = f"{stalls} timings have" if stalls > 1 else "a timing has"
+        others.append(f"{times} outliers: something else takes the processor now and then")
     return others
+
+
+def _unexecuted(engine: dict[str, Any]) -> str:
+    """That an engine was built and never run, and where parity was measured instead."""
+    sms = ", ".join(f"SM{sm}" for sm in engine["sm"])
+    return (
+        f"{engine['file']} was built for {sms} and not run: {engine['not_executed']}. Parity is "
+        "model.onnx's on ONNX Runtime's CPU, as written; the engine's own is unknown"
+    )
 
 
 def _parity_rows(parity: dict[str, Any]) -> list[tuple[str, str, str, str]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeAlias
@@ -13,9 +13,11 @@ from typing import Any, Self, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from inception_deploy.build_options import BatchProfile, BuildOptions
 from inception_deploy.errors import BadInput
+from inception_deploy.progress import Progress
 
-__all__ = ["Array", "Availability", "Engine", "Session", "TensorSpec"]
+__all__ = ["Array", "Availability", "Compiled", "Engine", "Session", "TensorSpec"]
 
 Array: TypeAlias = NDArray[Any]
 
@@ -29,16 +31,34 @@ class Availability:
         devices: what it can run on, e.g. ("CPU", "CUDA").
         remedy: the command that adds what is missing; None where nothing is.
         detail: one line for `doctor`.
+        obstacle: why what is installed cannot run here, though it may build; None where it can.
     """
 
     version: str | None
     devices: tuple[str, ...] = ()
     remedy: str | None = None
     detail: str = ""
+    obstacle: str | None = None
 
     @property
     def ok(self) -> bool:
-        return self.version is not None and self.remedy is None
+        return self.version is not None and self.remedy is None and self.obstacle is None
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """What an engine made of an ONNX file.
+
+    Args:
+        files: its own files, the main one first; empty where it loads ONNX files as they are.
+        executed: node name → the precision it was built to run in; None where that is told by
+            sessions (`Session.executed_precisions`), or by nobody.
+        facts: of the build, JSON values.
+    """
+
+    files: tuple[Path, ...] = ()
+    executed: Mapping[str, str] | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -80,6 +100,8 @@ class Session(ABC):
     inputs: tuple[TensorSpec, ...] = ()
     outputs: tuple[TensorSpec, ...] = ()
     load_seconds: float = 0.0
+    engine_seconds: float = 0.0
+    """What the vendor's part of the last `infer` took."""
 
     def __enter__(self) -> Self:
         started = time.perf_counter()
@@ -110,7 +132,17 @@ class Session(ABC):
             raise BadInput(f"inputs must be {sorted(wanted)}, not {sorted(feeds)}")
         for name, value in feeds.items():
             wanted[name].check(value)
-        return self.infer_impl(feeds)
+        started = time.perf_counter()
+        found = self.infer_impl(feeds)
+        self.engine_seconds = time.perf_counter() - started
+        return found
+
+    def parts(self) -> Mapping[str, float]:
+        """Seconds of the parts of the last run: "engine", the vendor's part of it.
+
+        Engines on a GPU say more, as trtexec does: "enqueue", "h2d", "compute", "d2h".
+        """
+        return {"engine": self.engine_seconds}
 
     def run(self, images: Array) -> Array:
         """The common case: the single input in, the first output out."""
@@ -186,14 +218,47 @@ class Engine(ABC):
             MissingDependency: the vendor's library is not installed.
         """
 
-    def compiled(self, model: Path, directory: Path) -> tuple[Path, ...]:
-        """Write what this engine makes of an ONNX file into `directory`; its main file first.
+    def compiled(
+        self,
+        model: Path,
+        directory: Path,
+        *,
+        batch: BatchProfile | None = None,
+        options: BuildOptions | None = None,
+        progress: Progress | None = None,
+    ) -> Compiled:
+        """Write what this engine makes of an ONNX file into `directory`.
 
-        Empty for an engine that loads ONNX files as they are.
+        Args:
+            batch: sizes that will be served, for engines that are built for some.
+            options: of the build, for engines that are built ahead of time.
+
+        Raises:
+            MissingDependency: the vendor's library is not installed, or lacks its device.
+            BadInput: options that the library does not have.
+            StageError: the engine refuses the graph.
+        """
+        del model, directory, batch, options, progress
+        return Compiled()
+
+    def require_buildable(self, options: BuildOptions) -> None:
+        """What `compiled` would say of the options alone; asked before the long work begins.
+
+        Raises:
+            MissingDependency, BadInput: as there.
+        """
+        del options
+
+    def deployed(
+        self, engine: Path, sha256: str, *, model: Path, threads: int | None = None
+    ) -> Session:
+        """A session for what `compiled` wrote: its main file, whose hash must be `sha256`.
+
+        Args:
+            model: the ONNX file that it was made of.
 
         Raises:
             MissingDependency: the vendor's library is not installed.
-            StageError: the engine refuses the graph.
         """
-        del model, directory
-        return ()
+        del engine, sha256
+        return self.session(model, threads=threads)

@@ -21,11 +21,13 @@ __all__ = [
     "Scenario",
     "ServerFacts",
     "ThroughputReport",
+    "Verdict",
 ]
 
 SCHEMA = 1
 
 Scenario: TypeAlias = Literal["single-stream", "offline", "server"]
+Verdict: TypeAlias = Literal["VALID", "INVALID", "INCONCLUSIVE"]
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ class ServerFacts:
     bound_ms: float
     offered_qps: float
     overruns: int
-    verdict: Literal["VALID", "INVALID", "INCONCLUSIVE"]
+    verdict: Verdict
     mean_batch: float
     busy: float
     searched: bool

@@ -31,6 +31,7 @@ STEADY = 0.1
 NOISY = 0.025
 """A larger coefficient of variation is worth a warning: trtexec's bound for "unstable"."""
 MANY_OUTLIERS = 0.01
+FEW = 2
 HARNESS_LIMIT = 0.02
 """A larger share of the harness in a figure is worth a warning."""
 
@@ -56,7 +57,7 @@ class Candidate:
         run_many: for the offline scenario; None runs one batch after the other.
         parts: seconds of the parts of the last run by name, for one that can tell.
         threads, streams, end_to_end: as in `Row`; they are only recorded.
-        macs: multiply-adds per image; None where they are not known.
+        macs: images → multiply-adds of running them at once; None where that is not known.
         gauge: key of the candidate whose rate of multiply-adds is this one's peak.
         ran: of a gauge, the precision that the engine says it computes in.
     """
@@ -72,7 +73,7 @@ class Candidate:
     threads: int | None = None
     streams: int = 1
     end_to_end: bool = False
-    macs: int | None = None
+    macs: Callable[[int], int] | None = None
     gauge: str | None = None
     ran: str | None = None
 
@@ -196,7 +197,7 @@ class Trial:
         latency, cov = summarise(self._seconds)
         queries_per_second = 1e3 / latency.median
         mine, queries = self.candidate, self._queries
-        rate = None if mine.macs is None else mine.macs * self.batch * queries_per_second
+        rate = None if mine.macs is None else mine.macs(self.batch) * queries_per_second
         return Row(
             engine=mine.engine,
             graph=mine.graph,
@@ -233,7 +234,7 @@ class Trial:
                 f"{where}: latency varies by {row.cov:.1%} (standard deviation over mean); "
                 "trust the median, and measure again on an idle machine"
             )
-        if row.outliers > MANY_OUTLIERS * len(self._seconds):
+        if row.outliers > max(MANY_OUTLIERS * len(self._seconds), FEW):
             yield (
                 f"{where}: {row.outliers} of {len(self._seconds)} runs are outliers; "
                 "something else takes the processor now and then"
