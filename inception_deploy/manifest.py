@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,6 +13,7 @@ import onnx
 from inception_deploy import __version__
 from inception_deploy.artifact import Artifact, StageRecord, opset_of
 from inception_deploy.bundle import SCHEMA, file_digest
+from inception_deploy.engines import Compiled
 from inception_deploy.machine import describe, library_versions
 from inception_deploy.parity import ParityReport
 from inception_deploy.ranges import Ranges
@@ -44,15 +45,16 @@ def compose(
     directory: Path,
     command: str | None,
     *,
-    compiled: Sequence[Path],
+    compiled: Compiled,
     executed: Mapping[str, str] | None,
     mixing: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
     """The manifest of the graphs lying in `directory`, without the hashes that sealing adds.
 
     Args:
-        compiled: the engine's own files in `directory`, its main one first.
-        executed: node name → the precision the engine ran it in; None where it does not tell.
+        compiled: what the engine made of the graph, its files lying in `directory`.
+        executed: node name → the precision the engine ran it in, or was built to run it in; None
+            where it does not tell.
         mixing: what `mixing.mix` says of the blocks it kept in float.
     """
     parity_fields = parity.to_dict()
@@ -95,12 +97,17 @@ def compose(
     }
 
 
-def _compiled_facts(files: Sequence[Path], directory: Path) -> dict[str, Any] | None:
-    """The engine's own files; None where it has none."""
-    if not files:
+def _compiled_facts(compiled: Compiled, directory: Path) -> dict[str, Any] | None:
+    """The engine's own files and what it tells of them; None where it has none.
+
+    `not_executed` says why parity was not measured on the engine; it is None, or missing, where it
+    was.
+    """
+    if not compiled.files:
         return None
-    names = [str(file.relative_to(directory)) for file in files]
-    return {"file": names[0], "sha256": file_digest(files[0]), "others": names[1:]}
+    names = [str(file.relative_to(directory)) for file in compiled.files]
+    digest = file_digest(compiled.files[0])
+    return {"file": names[0], "sha256": digest, "others": names[1:], **compiled.facts}
 
 
 def graph_facts(path: Path) -> dict[str, Any]:

@@ -11,11 +11,12 @@ import onnx
 from torch import nn
 
 from inception_deploy.artifact import Artifact, Golden
-from inception_deploy.bundle import Bundle, save_golden, staged, write_json
+from inception_deploy.bundle import Bundle, file_digest, save_golden, staged, write_json
 from inception_deploy.calibrate import calibrate, observe, observe_histograms
 from inception_deploy.calibrators import calibrator
 from inception_deploy.channels import observe_channels
 from inception_deploy.dataset import Batch
+from inception_deploy.deployed import deployed_session, runner
 from inception_deploy.engines import ENGINES, Engine, Session
 from inception_deploy.export import export
 from inception_deploy.foreign import module_reference, onnx_reference
@@ -82,7 +83,8 @@ def deploy(
     target = TARGETS.get(recipe.target)
     precision = PRECISIONS.get(recipe.precision)
     precision = precision.at(target.placement, reduce_range=recipe.reduce_range)
-    engine = ENGINES.get(target.engine)
+    engine, runs = ENGINES.get(target.engine), runner(recipe.target)
+    engine.require_buildable(recipe.build)
     with staged(output, force=force) as directory:
         with progress.stage(f"load weights: {recipe.weights_source}"):
             reference = reference_of(recipe, module)
@@ -96,16 +98,22 @@ def deploy(
         fused = fuse(taking, target.rewrites(recipe.precision), progress=progress)
         precision, ranges = _calibrate(recipe, fused, images, precision, progress)
         precision, ranges, mixing = mix(
-            recipe, reference, fused, images, precision, ranges, engine, output, progress
+            recipe, reference, fused, images, precision, ranges, runs, output, progress
         )
         lowered = lower(fused, precision, ranges, progress=progress)
         _save(directory, exported, lowered, ranges)
-        compiled = engine.compiled(directory / "model.onnx", directory)
-        with engine.session(directory / "model.onnx") as session:
-            executed = session.executed_precisions()
+        model = directory / "model.onnx"
+        compiled = engine.compiled(
+            model, directory, batch=recipe.batch, options=recipe.build, progress=progress
+        )
+        digest = file_digest(compiled.files[0]) if compiled.files else None
+        with deployed_session(recipe.target, model, compiled, digest) as session:
+            executed, speed = compiled.executed, None
             layout = recipe.pixel_layout
-            parity, samples = _parity(reference, session, lowered, images, layout, engine, progress)
-            speed = _speed(recipe, reference, directory, session, lowered, engine, progress)
+            parity, samples = _parity(reference, session, lowered, images, layout, runs, progress)
+            if runs is engine:  # a stand-in's speed says nothing, nor do the kernels it chooses
+                executed = session.executed_precisions()
+                speed = _speed(recipe, reference, directory, session, lowered, engine, progress)
         parity = parity.judged(recipe.max_drop)
         write_json(directory / "parity.json", parity.to_dict())
         write_json(directory / "samples.json", samples)

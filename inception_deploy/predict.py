@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from inception_deploy.bundle import Bundle
 from inception_deploy.dataset import batches
-from inception_deploy.engines import ENGINES
+from inception_deploy.deployed import open_deployed
 from inception_deploy.errors import BundleError, DataError
 from inception_deploy.pixels import fed
 from inception_deploy.progress import Progress
@@ -73,8 +73,7 @@ def predict(
             f"{bundle.path} returns features, not classes; export it with --head logits"
         )
     images = Files("images", Path(), _files(paths), None, None, None)
-    engine = ENGINES.get(bundle.manifest["target"])
-    with engine.session(bundle.model) as session:
+    with open_deployed(bundle) as session:
 
         def classified() -> Iterator[Prediction]:
             for batch in batches(images, bundle.preprocessing, 8, skip_bad=skip_bad):

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import tomllib
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias, get_args
 
 import tomli_w
 
+from inception_deploy.build_options import BatchProfile, BuildOptions, unsupported
 from inception_deploy.errors import RecipeError
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BatchProfile",
+    "BuildOptions",
     "Head",
     "InputKind",
     "Layout",
@@ -28,33 +30,15 @@ __all__ = [
 Head: TypeAlias = Literal["logits", "probabilities", "features"]
 InputKind: TypeAlias = Literal["float32", "uint8"]
 Layout: TypeAlias = Literal["NCHW", "NHWC"]
-PrecisionName: TypeAlias = Literal["fp32", "fp16", "int8"]
-TargetName: TypeAlias = Literal["onnxruntime", "openvino"]
+PrecisionName: TypeAlias = Literal["fp32", "fp16", "bf16", "int8", "fp8"]
+TargetName: TypeAlias = Literal["onnxruntime", "openvino", "tensorrt", "tensorrt-rtx"]
 
 
-@dataclass(frozen=True)
-class BatchProfile:
-    """Smallest, most frequent and largest batch that will be served."""
+_BUILT = ("tensorrt", "tensorrt-rtx")
+"""Targets whose engines are built ahead of time, with `BuildOptions`."""
 
-    minimum: int = 1
-    optimum: int = 1
-    maximum: int = 8
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.minimum <= self.optimum <= self.maximum:
-            raise RecipeError(f"batch must be MIN:OPT:MAX with 1 <= MIN <= OPT <= MAX, not {self}")
-
-    @classmethod
-    def parse(cls, text: str) -> Self:
-        """From "1:8:32", or "8" for one fixed size. Raises `RecipeError`."""
-        parts = text.split(":")
-        if len(parts) not in (1, 3) or not all(p.isdecimal() for p in parts):
-            raise RecipeError(f"batch must be MIN:OPT:MAX, e.g. 1:8:32, not '{text}'")
-        sizes = [int(p) for p in parts]
-        return cls(*sizes) if len(sizes) == 3 else cls(sizes[0], sizes[0], sizes[0])
-
-    def __str__(self) -> str:
-        return f"{self.minimum}:{self.optimum}:{self.maximum}"
+_TENSORRT_ONLY = ("bf16", "fp8")
+"""Precisions that no engine here runs on a CPU."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +79,7 @@ class Recipe:
         seed: of every sampling.
         skip_bad_images: leave out unreadable images (they are counted and named).
         seconds: of measurement per engine and batch size; 0 measures no throughput.
+        build: how the target's engine is built, for targets that build one.
     """
 
     network: str | None = None
@@ -112,7 +97,7 @@ class Recipe:
     layout: Layout | None = None
     precision: PrecisionName = "fp32"
     target: TargetName = "onnxruntime"
-    batch: BatchProfile = BatchProfile()
+    batch: BatchProfile = field(default_factory=BatchProfile)
     calibration: str | None = None
     calibration_size: int = 256
     calibrator: str = "auto"
@@ -125,6 +110,7 @@ class Recipe:
     seed: int = 0
     skip_bad_images: bool = False
     seconds: float = 2.0
+    build: BuildOptions = field(default_factory=BuildOptions)
 
     def __post_init__(self) -> None:
         for name, choices in (
@@ -158,8 +144,30 @@ class Recipe:
             raise RecipeError("max_drop compares classes; it cannot be asked of --head features")
         if self.onnx is not None and (self.weights is not None or self.width is not None):
             raise RecipeError("an ONNX file brings its own weights; leave out weights and width")
+        self._check_build()
         if self.seconds < 0:
             raise RecipeError(f"seconds must not be negative, not {self.seconds}")
+
+    def _check_build(self) -> None:
+        """Raises `RecipeError` where the build's options and the rest contradict each other."""
+        if self.build != BuildOptions() and self.target not in _BUILT:
+            option = next(iter(self.build.to_dict()))
+            raise RecipeError(
+                f"{option} is for {' and '.join(_BUILT)}; leave it out for {self.target}"
+            )
+        if self.precision in _TENSORRT_ONLY and self.target not in _BUILT:
+            raise RecipeError(
+                f"{self.precision} is for {' and '.join(_BUILT)}; ask for one of these targets, "
+                f"not {self.target}"
+            )
+        if self.build.sm and self.target != "tensorrt-rtx":
+            raise RecipeError(
+                "TensorRT builds for the GPU it runs on; --sm is for --target tensorrt-rtx"
+            )
+        for sm in self.build.sm:
+            why = unsupported(self.precision, sm)
+            if why is not None:
+                raise RecipeError(f"{why}; leave out {sm}, or ask for another precision")
 
     @property
     def pixel_layout(self) -> Layout | None:
@@ -185,6 +193,9 @@ class Recipe:
         """Plain values without the unset ones; `from_dict` is the inverse."""
         values = {k: v for k, v in asdict(self).items() if v is not None}
         values["batch"] = str(self.batch)
+        values["build"] = self.build.to_dict()
+        if not values["build"]:
+            del values["build"]
         return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
 
     @classmethod
@@ -197,6 +208,8 @@ class Recipe:
         values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
         if "batch" in values:
             values["batch"] = BatchProfile.parse(str(values["batch"]))
+        if "build" in values:
+            values["build"] = BuildOptions.from_dict(values["build"])
         try:
             return cls(**values)
         except TypeError as error:

@@ -10,7 +10,14 @@ from typing import Any, get_args
 import click
 
 from inception_deploy.cli.console import Terminal
-from inception_deploy.cli.options import data_options, parse_triple, with_terminal
+from inception_deploy.cli.options import (
+    GroupedCommand,
+    build_options,
+    data_options,
+    parse_build,
+    parse_triple,
+    with_terminal,
+)
 from inception_deploy.recipe import (
     BatchProfile,
     Head,
@@ -27,16 +34,17 @@ __all__ = ["command"]
 def _recipe(path: Path | None, options: dict[str, Any]) -> Recipe:
     """The recipe file's values, overridden by the options that were given."""
     base = Recipe.load(path) if path else Recipe()
+    build = parse_build(base.build, options)
     given = {name: value for name, value in options.items() if value is not None}
     for name in ("mean", "std"):
         if name in given:
             given[name] = parse_triple(given[name], f"--{name}")
     if "batch" in given:
         given["batch"] = BatchProfile.parse(given["batch"])
-    return base.but(**given)
+    return base.but(**given, build=build)
 
 
-@click.command("export")
+@click.command("export", cls=GroupedCommand)
 @click.argument("network", required=False)
 @click.option(
     "--weights",
@@ -65,7 +73,9 @@ def _recipe(path: Path | None, options: dict[str, Any]) -> Recipe:
 @click.option("--layout", type=click.Choice(get_args(Layout)), help="Of uint8 pixels.  [NCHW]")
 @click.option("--fp32", "precision", flag_value="fp32", help="Keep FP32 (the default).")
 @click.option("--fp16", "precision", flag_value="fp16", help="Lower to FP16 in the graph itself.")
+@click.option("--bf16", "precision", flag_value="bf16", help="Lower to BF16 (TensorRT, -RTX).")
 @click.option("--int8", "precision", flag_value="int8", help="Quantise with calibration images.")
+@click.option("--fp8", "precision", flag_value="fp8", help="Quantise to FP8 (TensorRT, -RTX).")
 @click.option("--precision", "precision", type=click.Choice(get_args(PrecisionName)), hidden=True)
 @click.option("--target", type=click.Choice(get_args(TargetName)), help="Engine to make it for.")
 @click.option("--batch", metavar="MIN:OPT:MAX", help="Batch sizes that will be served.")
@@ -97,6 +107,7 @@ def _recipe(path: Path | None, options: dict[str, Any]) -> Recipe:
 @click.option("--opset", type=int, help="ONNX opset of the graph.  [20]")
 @click.option("--seed", type=int, help="Of every sampling.  [0]")
 @click.option("--seconds", type=float, help="Measuring time per engine and batch; 0: none.  [2]")
+@build_options
 @click.option("--recipe", "recipe_file", type=click.Path(path_type=Path), help="Options as TOML.")
 @click.option(
     "--save-recipe", type=click.Path(path_type=Path), help="Write the options as TOML, too."

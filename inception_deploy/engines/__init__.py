@@ -1,8 +1,8 @@
 """Where a graph runs: one file per engine, ending in its `ENGINES` tuple."""
 
-from inception_deploy.engines.base import Availability, Engine, Session, TensorSpec
+from inception_deploy.engines.base import Availability, Compiled, Engine, Session, TensorSpec
 from inception_deploy.registry import Registry
 
-__all__ = ["ENGINES", "Availability", "Engine", "Session", "TensorSpec"]
+__all__ = ["ENGINES", "Availability", "Compiled", "Engine", "Session", "TensorSpec"]
 
 ENGINES: Registry[Engine] = Registry("engine", "inception_deploy.engines", "ENGINES")

@@ -20,9 +20,18 @@ import numpy as np
 import onnx
 from google.protobuf.message import DecodeError
 
+from inception_deploy.build_options import BatchProfile, BuildOptions
 from inception_deploy.engines._executed import by_node
-from inception_deploy.engines.base import Array, Availability, Engine, Session, TensorSpec
+from inception_deploy.engines.base import (
+    Array,
+    Availability,
+    Compiled,
+    Engine,
+    Session,
+    TensorSpec,
+)
 from inception_deploy.errors import BadInput, MissingDependency, StageError
+from inception_deploy.progress import Progress
 
 __all__ = ["ENGINES", "Hint", "Openvino", "OpenvinoSession", "Options", "save_ir"]
 
@@ -261,8 +270,17 @@ class Openvino(Engine):
             model, threads=threads, optimise=optimise, options=options or Options()
         )
 
-    def compiled(self, model: Path, directory: Path) -> tuple[Path, ...]:
-        return tuple(save_ir(model, directory))
+    def compiled(
+        self,
+        model: Path,
+        directory: Path,
+        *,
+        batch: BatchProfile | None = None,
+        options: BuildOptions | None = None,
+        progress: Progress | None = None,
+    ) -> Compiled:
+        del batch, options, progress
+        return Compiled(tuple(save_ir(model, directory)))
 
 
 def save_ir(model: Path, directory: Path) -> list[Path]:

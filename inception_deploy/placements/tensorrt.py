@@ -38,6 +38,8 @@ PLACEMENTS = (
         ),
         unruled={
             "Add": "joins the epilogue of a convolution, and reads the other operand as it is",
+            "Flatten": "moves what the global mean gives; the linear layer quantises behind it",
+            "Reshape": "moves what the global mean gives; the linear layer quantises behind it",
             "Concat": "one quantiser behind it serves every reader",
             "GlobalAveragePool": "its mean is rounded once, where the linear layer reads it",
         },

@@ -24,7 +24,7 @@ def engine(request: pytest.FixtureRequest) -> Engine:
     engine = ENGINES.get(request.param)
     available = engine.availability()
     if not available.ok:
-        pytest.skip(f"{engine.name}: {available.detail}; {available.remedy}")
+        pytest.skip(f"{engine.name}: {available.detail}; {available.remedy or available.obstacle}")
     return engine
 
 
@@ -36,6 +36,11 @@ def test_availability_says_what_is_there_or_how_to_get_it(name: str) -> None:
     if available.ok:
         assert available.version
         assert available.devices
+    elif available.obstacle:  # installed, and its device is not here
+        assert available.version
+        assert not available.devices
+        with pytest.raises(MissingDependency, match="cannot run here"):
+            ENGINES.get(name).session(GRAPH).load()
     else:
         assert available.remedy
         assert available.remedy.startswith("pip install")

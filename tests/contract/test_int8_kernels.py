@@ -33,7 +33,9 @@ def target(request: pytest.FixtureRequest) -> Target:
     target = TARGETS.get(request.param)
     available = ENGINES.get(target.engine).availability()
     if not available.ok:
-        pytest.skip(f"{target.engine}: {available.detail}; {available.remedy}")
+        pytest.skip(
+            f"{target.engine}: {available.detail}; {available.remedy or available.obstacle}"
+        )
     return target
 
 
