@@ -25,6 +25,7 @@ _COMMANDS = {
     "export": "Take a network the whole way from PyTorch to a verified bundle.",
     "compare": "Measure the parity of a bundle against PyTorch, again.",
     "locate": "Find the first place where a bundle leaves its reference, by block.",
+    "gate": "Decide whether a bundle may be shipped: PASS, FAIL or INCONCLUSIVE.",
     "bench": "Measure latency and throughput of bundles, side by side.",
     "predict": "Classify images with a bundle.",
     "verify": "Check every hash, schema and version of a bundle.",

@@ -6,8 +6,20 @@ this order; `sequential` decides when enough images have been seen; `verdict` is
 machinery of continuous integration.
 """
 
+from inception_deploy.gate.baseline import Baseline, load_baseline
 from inception_deploy.gate.bounds import Bounds, BoundValues, default_bounds
 from inception_deploy.gate.run import gate
+from inception_deploy.gate.speed import Timing
 from inception_deploy.gate.verdict import Check, GateVerdict
 
-__all__ = ["BoundValues", "Bounds", "Check", "GateVerdict", "default_bounds", "gate"]
+__all__ = [
+    "Baseline",
+    "BoundValues",
+    "Bounds",
+    "Check",
+    "GateVerdict",
+    "Timing",
+    "default_bounds",
+    "gate",
+    "load_baseline",
+]

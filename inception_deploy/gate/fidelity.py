@@ -22,13 +22,14 @@ from inception_deploy.errors import DataError, StageError
 from inception_deploy.gate.verdict import Check
 from inception_deploy.golden import record_golden
 from inception_deploy.images import plan_images
+from inception_deploy.locate import LocateReport, locate
 from inception_deploy.parity import BlockError, compare_blocks, compare_golden
 from inception_deploy.progress import Progress
 from inception_deploy.proof import FP32_BOUND
 from inception_deploy.recipe import Recipe
 from inception_deploy.reference import Reference
 
-__all__ = ["LOST_DB", "of_graphs", "of_inputs"]
+__all__ = ["LOST_DB", "of_graphs", "of_inputs", "of_pieces"]
 
 LOST_DB = 3.0
 """How much worse than at export a graph may be on the golden inputs: twice the noise power. Other
@@ -95,6 +96,39 @@ def of_graphs(bundle: Bundle, reference: Reference | None, progress: Progress) -
     plain = replace(golden, pixels=None)
     yield from _plain_export(bundle, plain, progress)
     yield from _deployed(bundle, golden, engine, progress)
+
+
+def of_pieces(
+    bundle: Bundle, reference: Reference | None, located: LocateReport | None, progress: Progress
+) -> Iterator[Check]:
+    """Every piece of every stage, given exact inputs, adds no more error than its roundings can.
+
+    This finds what the output's error does not show: eight bits are coarse enough to hide a wrong
+    scale of one channel, but not in the piece that has it.
+
+    Args:
+        located: what `locate` says of the bundle, where the caller knows; None asks it.
+    """
+    try:
+        report = located or locate(bundle, reference=reference, progress=progress)
+    except StageError as problem:
+        yield Check("pieces", "fidelity", "FAIL", f"a stage cannot be run: {problem}")
+        return
+    first = report.first
+    if first is None:
+        compared = sum(transition.tensors for transition in report.transitions)
+        reason = f"none of {compared:,} pieces adds more error than its roundings explain"
+        yield Check("pieces", "fidelity", "PASS", reason)
+        return
+    yield Check(
+        "pieces",
+        "fidelity",
+        "FAIL",
+        f"{first.stage}, {first.place.module}: {first.said}",
+        value=first.measured,
+        bound=first.allowed,
+        block=first.place.block,
+    )
 
 
 def _plain_export(bundle: Bundle, golden: Golden, progress: Progress) -> Iterator[Check]:

@@ -23,6 +23,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
+from inception_deploy.gate.verdict import at_most
 from inception_deploy.parity.paired import Outcome, PairedCounts
 
 __all__ = ["ALPHA", "EARLY", "LAST", "Counts", "Interval", "log_evidence", "standing"]
@@ -167,11 +168,7 @@ def standing(counts: Counts, bound: float, *, last: bool) -> tuple[Outcome, Inte
     if last:
         final = counts.last_interval()
         interval = Interval(max(early.low, final.low), min(early.high, final.high))
-    if interval.high <= bound:
-        return "PASS", interval
-    if interval.low > bound:
-        return "FAIL", interval
-    return "INCONCLUSIVE", interval
+    return at_most(interval.low, interval.high, bound), interval
 
 
 def _log_mean_exp(values: Sequence[float]) -> float:

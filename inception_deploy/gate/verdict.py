@@ -10,7 +10,7 @@ from inception_deploy.parity.paired import Outcome
 from inception_deploy.parity.report import ParityReport
 from inception_deploy.throughput import ThroughputReport
 
-__all__ = ["EXIT_CODES", "SCHEMA", "Check", "GateVerdict", "Group", "judged"]
+__all__ = ["EXIT_CODES", "SCHEMA", "Check", "GateVerdict", "Group", "at_least", "at_most", "judged"]
 
 SCHEMA = 1
 
@@ -120,6 +120,16 @@ class GateVerdict:
             "parity": None if self.parity is None else self.parity.to_dict(),
             "speed": None if self.speed is None else self.speed.to_dict(),
         }
+
+
+def at_most(low: float, high: float, bound: float) -> Outcome:
+    """An interval against the largest allowed value: all of it, none of it, or neither."""
+    return "PASS" if high <= bound else "FAIL" if low > bound else "INCONCLUSIVE"
+
+
+def at_least(low: float, high: float, bound: float) -> Outcome:
+    """An interval against the least allowed value."""
+    return "PASS" if low >= bound else "FAIL" if high < bound else "INCONCLUSIVE"
 
 
 def judged(checks: Iterable[Check]) -> tuple[Outcome, str]:
