@@ -8,9 +8,9 @@ and one that has merely accumulated is none, however large.
 
 Two things are no roundings and have rules of their own. Tensors that meet in a concatenation share
 a grid, which is as coarse as the widest of them needs: their error may be half a step of it. And a
-calibrator may cut off rare values: what is cut off may cost, as a root mean square, one step of the
-grid that would have cut nothing. Weights are compared with what they were made from, one by one:
-none may be off by more than half a unit of its own format.
+calibrator may cut off rare values: what is cut off may cost, as a root mean square, `CLIPPED` steps
+of the grid that would have cut nothing. Weights are compared with what they were made of, one by
+one: none may be off by more than half a unit of its own format.
 """
 
 from __future__ import annotations
@@ -25,11 +25,15 @@ import onnx
 from inception_deploy.engines.base import Array
 from inception_deploy.locate.anatomy import Grid
 
-__all__ = ["FLOAT32", "Allowance", "Cut", "allowance", "cut_off"]
+__all__ = ["CLIPPED", "FLOAT32", "Allowance", "Cut", "allowance", "cut_off"]
 
 FLOAT32 = 2e-5
 """Of the largest value: a piece in float32, whose sums run in another order. The largest that any
 network of the family shows is 3e-6; a fifth of what a whole graph may have (`proof.FP32_BOUND`)."""
+
+CLIPPED = 4.0
+"""Steps. The calibrators of this package stay below one on the images they have seen, and below two
+on others (`calibrators/auto.py` weighs what is cut off sixteen times)."""
 
 _HALF_UNIT, _HALF_CONFIDENCE = 2.0**-11, 4.0
 _INT8_UNIT, _INT8_CONFIDENCE = 1 / 255, 8.0

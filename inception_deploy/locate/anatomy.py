@@ -148,13 +148,11 @@ class Anatomy:
         if any(name not in self.constants for name in writer.input[1:]):
             return None
         scale, *rest = (numpy_helper.to_array(self.constants[n]) for n in writer.input[1:])
-        if scale.ndim and scale.size != 1:
-            return None
         zero = rest[0] if rest else np.zeros((), np.uint8)
-        if zero.dtype.kind not in "iu":
+        if scale.size != 1 or zero.size != 1 or zero.dtype.kind not in "iu":
             return None
-        limits, step = np.iinfo(zero.dtype), float(scale)
-        origin = int(zero)
+        limits, step = np.iinfo(zero.dtype), float(scale.reshape(()))
+        origin = int(zero.reshape(()))
         return Grid(step, (limits.min - origin) * step, (limits.max - origin) * step)
 
     def scales_apart(self, tensor: str) -> tuple[float, float] | None:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from inception_deploy.engines.base import Array
-from inception_deploy.locate.allowance import cut_off
+from inception_deploy.locate.allowance import CLIPPED, cut_off
 from inception_deploy.locate.anatomy import Anatomy, Weights
 from inception_deploy.locate.walk import Step
 
@@ -232,7 +232,7 @@ def _grid(step: Step, after: Anatomy) -> Iterator[str]:
         return
     low, high = float(step.want.min()), float(step.want.max())
     cut = cut_off(step.want, step.own, grid)
-    if cut.cost > 1:
+    if cut.cost > CLIPPED:
         yield (
             f"clipped range: {cut.share:.2%} of the values are beyond {grid.low:.4g} to "
             f"{grid.high:.4g}; before, they reach from {low:.4g} to {high:.4g}"

@@ -157,7 +157,9 @@ class CutGraph:
             node = part.graph.node.add()
             node.CopyFrom(self.model.graph.node[index])
             for position, name in enumerate(node.output):
-                node.output[position] = outputs.get(name, name)
+                # a node of several outputs may put out what this part is given
+                spare = f"{name}//spare" if name in inputs else name
+                node.output[position] = outputs.get(name, spare)
             used.update(node.input)
             used.update(captured_names(node))
         for name in inputs:

@@ -12,7 +12,7 @@ import onnx
 from numpy.typing import NDArray
 
 from inception_deploy.engines.base import Array
-from inception_deploy.locate.allowance import Allowance, Cut, allowance, cut_off
+from inception_deploy.locate.allowance import CLIPPED, Allowance, Cut, allowance, cut_off
 from inception_deploy.locate.anatomy import Anatomy, Grid
 from inception_deploy.locate.causes import Before, causes, weights_apart
 from inception_deploy.locate.cutting import CutGraph
@@ -163,7 +163,9 @@ class _Examination:
         shared = grid.scale / 2 / scale if grid and scale else 0.0
         narrow, wide = allowance(nodes, 0.0), allowance(nodes, shared)
         why: tuple[str, ...] = ()
-        suspicious = not finite or _excess(own, cut, narrow) or (cut is not None and cut.cost > 1)
+        suspicious = (
+            not finite or _excess(own, cut, narrow) or (cut is not None and cut.cost > CLIPPED)
+        )
         if suspicious and finite:
             why = causes(step, self.anatomy, steps, self.before)
         self.seen.append(_Seen(place, position, own, depth, narrow, wide, grid, cut, scale, why))
@@ -256,10 +258,10 @@ class _Examination:
             )
             self._add(seen.position, seen.place, "error", said, seen.causes, measured, limit)
             return True
-        if seen.cut is not None and seen.cut.cost > 1:
+        if seen.cut is not None and seen.cut.cost > CLIPPED:
             said = (
                 f"cuts off {seen.cut.share:.2%} of the values, at a cost of {seen.cut.cost:.3g} "
-                "steps; one step is what a grid that cuts nothing would have"
+                f"steps of a grid that cuts nothing; {CLIPPED:g} are allowed"
             )
             self._add(seen.position, seen.place, "grid", said, seen.causes, seen.own.largest, limit)
             return True
