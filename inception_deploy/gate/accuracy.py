@@ -146,7 +146,9 @@ def examine(
     tally, report = found.tally, found.report
     report = replace(report, data=replace(report.data, skipped=tuple(images.skipped)))
     last = not found.stopped
-    checks = [*_sequential(tally, bounds, trained, last=last), *_exact(tally, report, bounds)]
+    recorded = bundle.manifest["parity"].get("top1_reference")
+    exact = _exact(tally, report, bounds, recorded)
+    checks = [*_sequential(tally, bounds, trained, last=last), *exact]
     return Examined(
         tuple(checks),
         report,
@@ -223,7 +225,9 @@ def _images_needed(counts: Counts, bound: float) -> int | None:
     return -(-needed // unit) * unit
 
 
-def _exact(tally: Tally, report: ParityReport, bounds: Bounds) -> Iterator[Check]:
+def _exact(
+    tally: Tally, report: ParityReport, bounds: Bounds, recorded: float | None
+) -> Iterator[Check]:
     """Figures of all images seen that need no interval."""
     if bounds.min_sqnr is not None:
         sqnr = report.sqnr_db
@@ -239,11 +243,16 @@ def _exact(tally: Tally, report: ParityReport, bounds: Bounds) -> Iterator[Check
             unit="dB",
         )
     if tally.labelled and tally.outputs > 2:
-        yield _labels(tally)
+        yield _labels(tally, recorded)
 
 
-def _labels(tally: Tally) -> Check:
-    """The reference's own hits: a data set whose labels are counted from elsewhere shows here."""
+def _labels(tally: Tally, recorded: float | None) -> Check:
+    """The reference's own hits: a data set whose labels are counted from elsewhere shows here.
+
+    Args:
+        recorded: its accuracy at export, percent. Less than half of it is no other data set, but
+            one whose classes are in another order.
+    """
     hits, images = tally.correct, tally.images
     shift, others = max(zip((-1, 1), tally.shifted, strict=True), key=lambda pair: pair[1])
     chance = 1 / tally.outputs
@@ -255,6 +264,8 @@ def _labels(tally: Tally) -> Check:
             f"labels look one off: the reference is right on {hits:,} of {images:,} images, and "
             f"would be on {others:,} if every label were {'one less' if shift < 0 else 'one more'}",
         )
-    return Check(
-        "labels", "accuracy", "PASS", f"the reference is right on {hits:,} of {images:,} images"
-    )
+    right = f"the reference is right on {hits:,} of {images:,} images"
+    if recorded is not None and hits + 5 * hits**0.5 + 5 < images * recorded / 200:
+        said = f"{right}, at export on {recorded:.1f} %: the labels are not this network's"
+        return Check("labels", "accuracy", "FAIL", said)
+    return Check("labels", "accuracy", "PASS", right)
