@@ -250,8 +250,8 @@ def _labels(tally: Tally, recorded: float | None) -> Check:
     """The reference's own hits: a data set whose labels are counted from elsewhere shows here.
 
     Args:
-        recorded: its accuracy at export, percent. Less than half of it is no other data set, but
-            one whose classes are in another order.
+        recorded: its accuracy at export, percent. Surely less than three quarters of it is no
+            other data set (ImageNet-V2 costs a sixth), but one whose classes are in another order.
     """
     hits, images = tally.correct, tally.images
     shift, others = max(zip((-1, 1), tally.shifted, strict=True), key=lambda pair: pair[1])
@@ -265,7 +265,7 @@ def _labels(tally: Tally, recorded: float | None) -> Check:
             f"would be on {others:,} if every label were {'one less' if shift < 0 else 'one more'}",
         )
     right = f"the reference is right on {hits:,} of {images:,} images"
-    if recorded is not None and hits + 5 * hits**0.5 + 5 < images * recorded / 200:
+    if recorded is not None and hits + 3 * hits**0.5 + 3 < 0.75 * images * recorded / 100:
         said = f"{right}, at export on {recorded:.1f} %: the labels are not this network's"
         return Check("labels", "accuracy", "FAIL", said)
     return Check("labels", "accuracy", "PASS", right)
