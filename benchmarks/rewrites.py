@@ -96,6 +96,8 @@ def combination(names: Sequence[str]) -> str:
 STEPS: Mapping[str, Step] = {
     "pool_projection": Step("pool_projection"),
     "pool_as_conv": Step("pool_as_conv", ("pool_projection",)),
+    "pool_edges": Step("pool_edges", ("pool_projection", "pool_as_conv")),
+    "aligned_depthwise": Step("aligned_depthwise"),
     "sibling_merge": Step("sibling_merge"),
     "sibling_merge/pool_projection": Step("sibling_merge", ("pool_projection",)),
     "sibling_merge/pool_as_conv": Step("sibling_merge", ("pool_projection", "pool_as_conv")),

@@ -23,6 +23,7 @@ __all__ = [
     "Quantiser",
     "activation_quantiser",
     "bias_correction",
+    "exact_grid",
     "on_scales",
     "quantise_weights",
     "quantised_bias",
@@ -95,6 +96,22 @@ def activation_quantiser(seen: TensorRange, dtype: IntegerType, *, symmetric: bo
         scale = max((high - low) / 255, SMALLEST_SCALE)
         zero_point = round((0 if dtype == "uint8" else -128) - low / scale)
     return Quantiser(float(np.float32(max(scale, SMALLEST_SCALE))), zero_point, dtype)
+
+
+def exact_grid(values: NDArray[Any]) -> Quantiser | None:
+    """The coarsest uint8 grid with zero point 0 on which every value lies; None where none is.
+
+    Its step is the smallest value above zero, or a whole part of it.
+    """
+    wanted = np.asarray(values, np.float32)
+    positive = wanted[wanted > 0]
+    if positive.size == 0 or wanted.min() < 0 or not np.isfinite(wanted).all():
+        return None
+    for part in range(1, 256):
+        grid = Quantiser(float(np.float32(positive.min() / part)), 0, "uint8")
+        if (grid.dequantise(grid.quantise(wanted)) == wanted).all():
+            return grid
+    return None
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,20 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from inception_deploy.placements.base import ACTIVATIONS, WEIGHTED, BiasForm, LinearForm, Plan
-from inception_deploy.quantisation import QuantisedWeights, Quantiser, quantised_bias
+from inception_deploy.placements.base import (
+    ACTIVATIONS,
+    FACTORS,
+    WEIGHTED,
+    BiasForm,
+    LinearForm,
+    Plan,
+)
+from inception_deploy.quantisation import (
+    QuantisedWeights,
+    Quantiser,
+    exact_grid,
+    quantised_bias,
+)
 
 __all__ = ["quantised"]
 
@@ -83,6 +95,8 @@ class _Writer:
             if node.name in placed and node.op_type in WEIGHTED:
                 self._weighted(node)
             else:
+                if node.name in placed and node.op_type in FACTORS:
+                    self._factors(node)
                 self.nodes.append(node)
             for name, source in raw.items():
                 self._pair(name, source, name)
@@ -152,12 +166,26 @@ class _Writer:
         copy.input.extend(inputs)
         self.nodes.append(copy)
 
+    def _factors(self, node: onnx.NodeProto) -> None:
+        """Constant factors, on the grid that holds them exactly."""
+        for index, name in enumerate(node.input):
+            if name in self.initialisers:
+                values = numpy_helper.to_array(self.initialisers[name])
+                grid = exact_grid(values)
+                assert grid is not None, f"the plan has '{node.name}', whose factors are on no grid"
+                scale, integers = np.float32(grid.scale), grid.quantise(values)
+                node.input[index] = self._dequantised(name, integers, scale)
+
     def _data(self, node: onnx.NodeProto) -> str:
         """The activation a node reads first, by its own name also where it is the graph's input."""
         return str(node.input[0]).removesuffix(":quantised")
 
     def _dequantised(
-        self, name: str, integers: NDArray[np.generic], scales: NDArray[np.float32], axis: int
+        self,
+        name: str,
+        integers: NDArray[np.generic],
+        scales: NDArray[np.float32] | np.float32,
+        axis: int = 0,
     ) -> str:
         """Integers stored in the graph, and the name of the float tensor made of them."""
         stored = self._constant(f"{name}:{integers.dtype.name}", integers)

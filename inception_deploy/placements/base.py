@@ -14,12 +14,14 @@ from typing import Literal, TypeAlias
 
 import networkx as nx
 import onnx
+from onnx import numpy_helper
 
 from inception_deploy.artifact import Refused
-from inception_deploy.quantisation import IntegerType
+from inception_deploy.quantisation import IntegerType, exact_grid
 
 __all__ = [
     "ACTIVATIONS",
+    "FACTORS",
     "WEIGHTED",
     "BiasForm",
     "HighPrecision",
@@ -40,6 +42,9 @@ _LINEAR = {"transA": 0, "transB": 1, "alpha": 1.0, "beta": 1.0}
 _LINEAR_DEFAULTS = {"transA": 0, "transB": 0, "alpha": 1.0, "beta": 1.0}
 
 _FLOAT = onnx.TensorProto.FLOAT
+
+FACTORS = frozenset({"Mul"})
+"""Operators whose constant input, a factor per place, must lie on an eight-bit grid exactly."""
 
 ACTIVATIONS = frozenset({"Relu"})
 """What a quantiser behind it takes in: it cuts at zero by itself."""
@@ -252,8 +257,10 @@ class _Planner:
                 return "its bias is not one number per channel"
             return self._too_narrow(node)
         fixed = [name for name in node.input if name in self.floats]
-        if fixed:
+        if fixed and node.op_type not in FACTORS:
             return f"its input '{fixed[0]}' is constant, which stays float"
+        if fixed and exact_grid(numpy_helper.to_array(self.constants[fixed[0]])) is None:
+            return f"its factors '{fixed[0]}' lie on no eight-bit grid"
         asks = rule.source if rule.shares else rule.output
         if asks and self.wanted.isdisjoint(node.output):
             return "what reads it is computed in float"

@@ -30,6 +30,7 @@ PLACEMENTS = (
             Rule("Relu", "max(q, zero point) on the bytes, written as Clip", shares=True),
             Rule("Concat", "copies bytes where all branches share a grid", shares=True),
             Rule("Add", "QLinearAdd needs both inputs and the output"),
+            Rule("Mul", "QLinearMul, for the map of factors behind an average pool's sums"),
             Rule("GlobalAveragePool", "QLinearGlobalAveragePool"),
             Rule("Flatten", "moves bytes where both sides share a grid", shares=True),
             Rule("Reshape", "moves bytes where both sides share a grid", shares=True),

@@ -25,6 +25,18 @@ TARGETS = (
                 "rewrites.json#pool_as_conv",
             ),
             Choice(
+                "pool_edges",
+                ("int8",),
+                "so is it for pools that leave the padding out: Inception v4 has fourteen",
+                "rewrites.json#pool_edges",
+            ),
+            Choice(
+                "aligned_depthwise",
+                ("int8",),
+                "the integer kernel computes 16 channels at once, and the rest one by one",
+                "rewrites.json#aligned_depthwise",
+            ),
+            Choice(
                 "sibling_merge",
                 (),
                 "Split copies what the merged convolution saves, and in FP32 more than that",
