@@ -207,7 +207,8 @@ def _as_recorded(
     ]
     if not losses:
         return Check("as_exported", "fidelity", "PASS", "every block is exact")
-    lost, name, was, now = max(losses)
+    # the first in the network that lost too much is nearest to the fault
+    lost, name, was, now = next((x for x in losses if x[0] > LOST_DB), max(losses))
     block = None if name == "the output" else name
     return Check(
         "as_exported",
