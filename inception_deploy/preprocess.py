@@ -122,6 +122,14 @@ class Preprocessing:
 
     def crop(self, image: Image.Image) -> Image.Image:
         """Resize and centre-crop: any image → RGB image of `size` × `size`."""
+        resized, box = self.resized(image)
+        return resized.crop(box)
+
+    def resized(self, image: Image.Image) -> tuple[Image.Image, tuple[int, int, int, int]]:
+        """Any image → RGB image whose shorter side is `resize`, and the central square to crop.
+
+        The square is (left, top, right, bottom) in pixels.
+        """
         image = image.convert("RGB")
         width, height = image.size
         shorter = min(width, height)
@@ -131,7 +139,7 @@ class Preprocessing:
             image = image.resize(target, _RESAMPLING[self.interpolation])
         left = round((target[0] - self.size) / 2)
         top = round((target[1] - self.size) / 2)
-        return image.crop((left, top, left + self.size, top + self.size))
+        return image, (left, top, left + self.size, top + self.size)
 
     def normalise(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """uint8 RGB pixels (…, H, W, 3) → float32 network input (…, 3, H, W)."""

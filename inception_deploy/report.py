@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -20,6 +21,7 @@ from inception_deploy.errors import BundleError
 from inception_deploy.reporting.data import BundleData
 from inception_deploy.reporting.facts import Facts
 from inception_deploy.reporting.plots import tradeoff
+from inception_deploy.reporting.speed import SCENARIO_COLUMNS
 from inception_deploy.reporting.tables import BLOCK_COLUMNS, TIMING_COLUMNS
 from inception_deploy.reporting.view import BundleView, ComparisonView
 
@@ -42,7 +44,7 @@ def render(bundles: Sequence[BundleData]) -> str:
     facts = [Facts(data) for data in bundles]
     style = resources.files("inception_deploy.reporting").joinpath("style.css").read_text("utf-8")
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
-    views = [BundleView.of(f, number) for number, f in enumerate(facts, 1)]
+    views = _pictured_once([BundleView.of(f, number) for number, f in enumerate(facts, 1)])
     return (
         _environment()
         .get_template("report.html.j2")
@@ -54,8 +56,19 @@ def render(bundles: Sequence[BundleData]) -> str:
             tradeoff=tradeoff(facts, "tradeoff"),
             timing_columns=TIMING_COLUMNS,
             block_columns=BLOCK_COLUMNS,
+            scenario_columns=SCENARIO_COLUMNS,
         )
     )
+
+
+def _pictured_once(views: Sequence[BundleView]) -> list[BundleView]:
+    """The same pictures of the preprocessing are shown once, and referred to further down."""
+    seen: dict[tuple[tuple[str, str, str], ...], str] = {}
+    found = []
+    for view in views:
+        first = seen.setdefault(tuple(view.step_pictures), view.anchor)
+        found.append(view if first == view.anchor else replace(view, pictured_in=first))
+    return found
 
 
 @cache

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -12,7 +10,6 @@ import numpy as np
 import onnx
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import nn
 
 from inception_deploy.artifact import FloatArray, Golden
@@ -30,7 +27,10 @@ from inception_deploy.pixels import arranged, fed
 from inception_deploy.predict import ScoredClass, top_classes
 from inception_deploy.progress import Progress
 from inception_deploy.recipe import Layout
+from inception_deploy.steps import data_url, preprocessing_pictures
 from inception_deploy.throughput import Candidate, ThroughputReport, measure
+from inception_deploy.throughput.macs import macs_per_node
+from inception_deploy.throughput.profile import block_times
 
 __all__ = [
     "filled",
@@ -120,7 +120,8 @@ def sample_predictions(
 ) -> list[dict[str, Any]]:
     """A few images with what both networks make of them, for samples.json.
 
-    Empty for features and for data that holds no pictures.
+    The first has its preprocessing in pictures, under "steps". Empty for features and for data that
+    holds no pictures.
     """
     if head == "features":
         return []
@@ -136,16 +137,19 @@ def sample_predictions(
         top_classes(np.asarray(outputs, np.float32), head, class_names, 3)
         for outputs in (reference(inputs), session.run(given))
     )
-    return [
+    listed: list[dict[str, Any]] = [
         {
             "name": sample.name,
             "label": _label(sample, images, class_names),
             "reference": _pairs(want),
             "deployed": _pairs(have),
-            "image": _thumbnail(picture),
+            "image": data_url(picture, THUMBNAIL),
         }
         for sample, picture, want, have in zip(samples, pictures, wanted, found, strict=True)
     ]
+    if samples[0].image is not None:
+        listed[0]["steps"] = preprocessing_pictures(samples[0].image, images.preprocessing)
+    return listed
 
 
 def speed_trial(
@@ -158,8 +162,9 @@ def speed_trial(
     batches: Sequence[int],
     seconds: float,
     progress: Progress,
+    model: onnx.ModelProto | None = None,
 ) -> ThroughputReport:
-    """Time a session beside what it replaces, in one run.
+    """Time a session beside what it replaces, in one run, and profile it block by block.
 
     Args:
         baseline: the PyTorch network, or the graph as it was given.
@@ -167,7 +172,10 @@ def speed_trial(
             and not charged for normalising, whatever the session takes.
         batches: batch sizes to measure.
         seconds: per candidate and batch size.
+        model: the graph that the session runs, for its multiply-adds; None leaves them out.
     """
+    macs = {} if model is None else macs_per_node(model)
+    total = sum(macs.values())
     candidates = [
         baseline,
         Candidate(
@@ -177,15 +185,24 @@ def speed_trial(
             session.run,
             session.load_seconds,
             lambda size: filled(golden.feed, size),
+            run_many=session.run_many,
+            parts=session.parts,
+            macs=(lambda images: total * images) if total else None,
         ),
     ]
-    return measure(
+    report = measure(
         candidates,
         lambda size: filled(golden.inputs, size),
         batches=batches,
         seconds=seconds,
         progress=progress,
     )
+    with progress.stage("profiling blocks"):
+        taken = session.profile(filled(golden.feed, batches[0]))
+    if taken is None:
+        return report
+    blocks = block_times(taken, macs, list(golden.blocks), batch=batches[0])
+    return replace(report, blocks={candidates[1].key: blocks}, profiled_batch=batches[0])
 
 
 def filled(inputs: NDArray[Any], size: int) -> NDArray[Any]:
@@ -201,11 +218,3 @@ def _label(sample: Sample, images: ImageSet, names: Sequence[str] | None) -> str
 
 def _pairs(classes: Sequence[ScoredClass]) -> list[tuple[str, float]]:
     return [(found.name, round(found.probability, 6)) for found in classes]
-
-
-def _thumbnail(picture: Image.Image) -> str:
-    """What the network sees of an image, as a JPEG data URL."""
-    picture.thumbnail((THUMBNAIL, THUMBNAIL))
-    buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=80)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -48,11 +48,16 @@ class Panel:
 
 @dataclass(frozen=True)
 class Line:
-    """One series over shared categories; None where it has no point."""
+    """One series over shared categories; None where it has no point.
+
+    Args:
+        knee: the category to be marked as the knee.
+    """
 
     label: str
     values: tuple[float | None, ...]
     series: int
+    knee: int | None = None
 
 
 @dataclass(frozen=True)
@@ -144,6 +149,12 @@ def lines(
         canvas.path([(x, y) for x, y, _ in placed], f"stroke s{line.series % PALETTE_SIZE}")
         for x, y, tip in placed:
             canvas.mark(x, y, line.series, tip)
+        at = None if line.knee is None else line.values[line.knee]
+        if line.knee is not None and at is not None:
+            x, y = across(line.knee), up(at)
+            canvas.add("circle", cx=x, cy=y, r=9.0, class_=f"ring s{line.series % PALETTE_SIZE}")
+            anchor = "end" if x > WIDTH - 60 else "start"
+            canvas.text(x + (-12 if anchor == "end" else 12), y + 16, "knee", "strong halo", anchor)
     return canvas.svg(bottom + 46, heading)
 
 

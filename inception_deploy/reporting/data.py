@@ -16,6 +16,7 @@ from inception_deploy.reporting.block_graph import GraphOutline
 __all__ = ["SCHEMA", "VERDICTS", "BundleData", "Record"]
 
 SCHEMA = 1
+_SCENARIOS = ("offline", "server")
 VERDICTS = ("PASS", "FAIL", "INCONCLUSIVE", "NOT_ASKED")
 
 # Thumbnails are part of the page; anything else would make the reader's browser fetch something.
@@ -118,6 +119,13 @@ class Record:
             raise self.mismatch(key, "a list")
         return value
 
+    def counts(self, key: str) -> list[int]:
+        """A list of whole numbers of at least 0; empty where it is null or missing."""
+        found = self.items(key)
+        if not all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in found):
+            raise self.mismatch(key, "a list of counts")
+        return found
+
     def records(self, key: str) -> list[Record]:
         """A list of objects; empty where it is null or missing."""
         found = self.items(key)
@@ -137,6 +145,8 @@ class BundleData:
         throughput: throughput.json; None where speed was not measured.
         samples: samples.json; None where no samples were kept.
         graphs: outlines of the manifest's "reference" and "graph", where their files are there.
+        scenarios: name → throughput-NAME.json, where other scenarios were measured.
+        loadgen: name of a scenario → LoadGen's verdict, where it drove the bundle.
 
     Raises:
         BundleError: for another schema, an unknown verdict, or a sample picture that is not
@@ -149,10 +159,14 @@ class BundleData:
     throughput: Mapping[str, Any] | None = None
     samples: Sequence[Mapping[str, Any]] | None = None
     graphs: Mapping[str, GraphOutline] = field(default_factory=dict)
+    scenarios: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    loadgen: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for file in ("manifest.json", "parity.json", "throughput.json"):
-            values = getattr(self, file.removesuffix(".json"))
+        files = {"manifest.json": self.manifest, "parity.json": self.parity}
+        files |= {"throughput.json": self.throughput}
+        files |= {f"throughput-{name}.json": found for name, found in self.scenarios.items()}
+        for file, values in files.items():
             if values is not None and values.get("schema") != SCHEMA:
                 raise BundleError(
                     f"{self.name}/{file} has schema {values.get('schema')!r:.40}, this version"
@@ -164,11 +178,12 @@ class BundleData:
                 f" {', '.join(VERDICTS)}; run `inception-deploy compare` again"
             )
         for sample in self.sample_records:
-            if not _INLINE_IMAGE.fullmatch(sample.text("image")):
-                raise BundleError(
-                    f"{sample.where}: 'image' is not an inline JPEG or PNG (data:image/…;base64,…);"
-                    " export the bundle again"
-                )
+            for picture in (sample, *sample.records("steps")):
+                if not _INLINE_IMAGE.fullmatch(picture.text("image")):
+                    raise BundleError(
+                        f"{picture.where}: 'image' is not an inline JPEG or PNG"
+                        " (data:image/…;base64,…); export the bundle again"
+                    )
 
     @classmethod
     def read(cls, folder: Path, name: str | None = None) -> Self:
@@ -193,6 +208,12 @@ class BundleData:
             _read_json(folder / "throughput.json", dict),
             _read_json(folder / "samples.json", list),
             _read_graphs(folder, Record(f"{name}/manifest.json", manifest)),
+            {
+                scenario: found
+                for scenario in _SCENARIOS
+                if (found := _read_json(folder / f"throughput-{scenario}.json", dict))
+            },
+            _read_loadgen(folder / "loadgen"),
         )
 
     @property
@@ -213,10 +234,28 @@ class BundleData:
         return Record(f"{self.name}/throughput.json", self.throughput)
 
     @property
+    def scenario_records(self) -> list[Record]:
+        """throughput-offline.json and throughput-server.json, those that are there."""
+        return [
+            Record(f"{self.name}/throughput-{scenario}.json", values)
+            for scenario, values in self.scenarios.items()
+        ]
+
+    @property
     def sample_records(self) -> list[Record]:
         """samples.json with typed access."""
         listed = None if self.samples is None else list(self.samples)
         return Record(self.name, {"samples.json": listed}).records("samples.json")
+
+
+def _read_loadgen(folder: Path) -> dict[str, str]:
+    """Scenario → VALID or INVALID, as LoadGen's summaries say."""
+    found = {}
+    for summary in sorted(folder.glob("*/mlperf_log_summary.txt")):
+        text = summary.read_text(encoding="utf-8", errors="replace")
+        if result := re.search(r"^Result is\s*:\s*(\w+)", text, re.MULTILINE):
+            found[summary.parent.name] = result.group(1)
+    return found
 
 
 def _read_graphs(folder: Path, manifest: Record) -> dict[str, GraphOutline]:

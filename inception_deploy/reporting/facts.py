@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from inception_deploy.reporting.data import BundleData, Record
@@ -43,10 +43,18 @@ class Timing:
     runs: float | None
     cov: float | None
     first: float | None
+    scenario: str = "single-stream"
+    histogram: Record | None = None
+    cpu_ms: float | None = None
+    utilisation: float | None = None
+    harness_share: float | None = None
+    energy_mj: float | None = None
+    parts: Mapping[str, float | None] = field(default_factory=dict)
 
     @classmethod
     def of(cls, row: Record) -> Timing:
         latency, batch = row.record("latency_ms"), row.magnitude("batch")
+        parts = row.maybe_record("parts_ms")
         if batch is None or not math.isfinite(batch):
             raise row.mismatch("batch", "a number")
         return cls(
@@ -59,6 +67,13 @@ class Timing:
             runs=row.magnitude("runs"),
             cov=row.magnitude("cov"),
             first=row.magnitude("first_ms"),
+            scenario=row.maybe_text("scenario") or "single-stream",
+            histogram=row.maybe_record("distribution"),
+            cpu_ms=row.magnitude("cpu_ms"),
+            utilisation=row.magnitude("utilisation"),
+            harness_share=row.magnitude("harness_share"),
+            energy_mj=row.magnitude("energy_mj"),
+            parts={key: parts.magnitude(key) for key in parts.values} if parts else {},
         )
 
     @property
@@ -178,13 +193,30 @@ class Facts:
         engine = self.manifest.maybe_record("engine")
         files = {self.manifest.record("graph").text("file")}
         files |= {engine.text("file")} if engine else set()
-        found = [t for t in self.timings if t.batch == batch and t.graph in files]
+        # "model.onnx, 2 threads" where several settings were timed; the first stands for them
+        found = [
+            t for t in self.timings if t.batch == batch and t.graph.partition(", ")[0] in files
+        ]
         found.sort(key=lambda t: t.engine.replace("_", "-") != self.target)
         return found[0] if found else None
 
     def baseline(self, batch: int) -> Timing | None:
         """PyTorch's timing."""
         return next((t for t in self.timings if t.batch == batch and t.engine == "pytorch"), None)
+
+    @cached_property
+    def block_times(self) -> dict[str, float]:
+        """Block → milliseconds of the deployed graph in the engine's profile; "" is the rest."""
+        recorded = self.throughput.maybe_record("blocks") if self.throughput else None
+        first = next((t.key for b in self.batches if (t := self.deployed(b))), None)
+        if recorded is None or first is None or first not in recorded.values:
+            return {}
+        return {b.text("name"): b.magnitude("ms") or 0.0 for b in recorded.records(first)}
+
+    @property
+    def profiled_batch(self) -> int | None:
+        value = self.throughput.magnitude("profiled_batch") if self.throughput else None
+        return None if value is None or not math.isfinite(value) else int(value)
 
     def ratio(self, batch: int) -> Ratio | None:
         """Deployed against PyTorch, or against whatever baseline was measured."""

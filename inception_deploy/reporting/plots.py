@@ -14,7 +14,7 @@ from inception_deploy.reporting.facts import Facts, Timing
 from inception_deploy.reporting.numerals import file_size, percent, quantity, significant
 from inception_deploy.reporting.scatter import Bubble, bubbles
 
-__all__ = ["Plot", "blocks", "common_batch", "latency", "throughput", "tradeoff"]
+__all__ = ["Plot", "blocks", "common_batch", "latency", "series_of", "throughput", "tradeoff"]
 
 
 @dataclass(frozen=True)
@@ -171,7 +171,7 @@ def _bubble(candidate: _Candidate, others: Sequence[_Candidate]) -> Bubble:
     )
 
 
-def _series(facts: Facts) -> dict[str, int]:
+def series_of(facts: Facts) -> dict[str, int]:
     """A colour for each engine and graph: PyTorch 0, the deployed graph 1, others from 2 on."""
     keys = list(dict.fromkeys(timing.key for timing in facts.timings))
     first = next((t.key for b in facts.batches if (t := facts.deployed(b))), None)
@@ -192,7 +192,7 @@ def latency(facts: Facts, ident: str) -> Plot:
     title = "Latency"
     if not facts.timings:
         return Plot(title, None, _why_untimed(facts))
-    series, panels = _series(facts), []
+    series, panels = series_of(facts), []
     for batch in facts.batches:
         drawn = []
         for timing in facts.timings:
@@ -217,7 +217,7 @@ def throughput(facts: Facts, ident: str) -> Plot:
     title = "Throughput"
     if not facts.timings:
         return Plot(title, None, _why_untimed(facts))
-    series = _series(facts)
+    series = series_of(facts)
     shown = {(t.key, t.batch): t.images_per_second for t in facts.timings}
     labels = {t.key: t.label for t in facts.timings}
     spoken = "; ".join(
@@ -234,8 +234,14 @@ def throughput(facts: Facts, ident: str) -> Plot:
         )
         svg = bars([Panel(f"batch {facts.batches[0]}", drawn)], (), heading, shared=True)
     else:
+        knees = _knees(facts)
         drawn_lines = [
-            Line(labels[key], tuple(shown.get((key, b)) for b in facts.batches), colour)
+            Line(
+                labels[key],
+                tuple(shown.get((key, b)) for b in facts.batches),
+                colour,
+                knees.get(key),
+            )
             for key, colour in series.items()
         ]
         svg = lines(
@@ -245,7 +251,18 @@ def throughput(facts: Facts, ident: str) -> Plot:
             x_label="batch",
             y_label="images/s",
         )
-    return Plot(title, svg, "Images per second, higher is better.")
+    knee = " Ringed: the knee, where larger batches stop paying." if _knees(facts) else ""
+    return Plot(title, svg, f"Images per second, higher is better.{knee}")
+
+
+def _knees(facts: Facts) -> dict[str, int]:
+    """Candidate → the position of its knee among the batch sizes."""
+    found = {}
+    for knee in facts.throughput.records("knees") if facts.throughput else ():
+        at = knee.magnitude("at")
+        if knee.text("over") == "batch" and at in facts.batches:
+            found[knee.text("candidate")] = facts.batches.index(int(at))
+    return found
 
 
 def blocks(facts: Facts, ident: str) -> Plot:

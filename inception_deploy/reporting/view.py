@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from inception_deploy.reporting import plots, tables, words
+from inception_deploy.reporting import plots, speed_plots, tables, words
 from inception_deploy.reporting.canvas import Heading
 from inception_deploy.reporting.cells import Cell, Row, cell, plain, plain_rows
 from inception_deploy.reporting.charts import span
@@ -17,6 +17,7 @@ from inception_deploy.reporting.mixing_plot import mixing_plot
 from inception_deploy.reporting.numerals import brief, count, duration, percent, significant
 from inception_deploy.reporting.precision import PrecisionView
 from inception_deploy.reporting.rewrites import RewritesView
+from inception_deploy.reporting.speed import SpeedView
 
 __all__ = ["BundleView", "ComparisonView", "SampleView", "StageView"]
 
@@ -57,7 +58,11 @@ class SampleView:
 
 @dataclass(frozen=True)
 class BundleView:
-    """One bundle's section. `missing` maps a section to the reason why it is empty."""
+    """One bundle's section.
+
+    Args:
+        pictured_in: anchor of the bundle further up that has the same `step_pictures`.
+    """
 
     number: int
     anchor: str
@@ -80,14 +85,17 @@ class BundleView:
     timings: list[Row]
     loading: Pairs
     blocks: list[Row]
-    warnings: list[str]
+    speed: SpeedView
     rewrites: RewritesView
     precisions: PrecisionView
     mixing: Markup | None
     stages: list[StageView]
+    idle: list[str]
     total: str
     samples: list[SampleView]
     missing_samples: str
+    step_pictures: list[tuple[str, str, str]]
+    pictured_in: str | None
     preprocessing_steps: list[str]
     preprocessing: Pairs
     tensors: list[tuple[str, str, str, str]]
@@ -100,7 +108,7 @@ class BundleView:
     @classmethod
     def of(cls, facts: Facts, number: int) -> BundleView:
         """Raises `BundleError` for fields of the wrong type."""
-        anchor, manifest, throughput = f"b{number}", facts.manifest, facts.throughput
+        anchor, manifest = f"b{number}", facts.manifest
         stages = manifest.records("stages")
         preprocessing = manifest.record("preprocessing")
         tool = manifest.record("tool")
@@ -131,21 +139,30 @@ class BundleView:
             charts=[
                 plots.latency(facts, f"{anchor}-latency"),
                 plots.throughput(facts, f"{anchor}-throughput"),
-                plots.blocks(facts, f"{anchor}-blocks"),
+                speed_plots.distribution(facts, f"{anchor}-distribution"),
+                speed_plots.time_and_error(facts, f"{anchor}-blocks")
+                or plots.blocks(facts, f"{anchor}-blocks"),
             ],
             timings=tables.timing_rows(facts),
             loading=_loading(facts),
             blocks=tables.block_rows(facts),
-            warnings=[plain(w) for w in throughput.items("warnings")] if throughput else [],
+            speed=SpeedView.of(facts),
             rewrites=RewritesView.of(facts, anchor),
             precisions=PrecisionView.of(facts),
             mixing=mixing_plot(facts.data.manifest.get("mixing"), f"{anchor}-mixing"),
             stages=_stages(stages, anchor),
+            idle=[s.text("name").removeprefix("fuse/") for s in stages if _is_idle(s)],
             total=duration(sum(stage.magnitude("seconds") or 0.0 for stage in stages)),
             samples=[_sample(sample) for sample in facts.data.sample_records],
             missing_samples="there is no samples.json"
             if facts.data.samples is None
             else "samples.json is empty",
+            step_pictures=[
+                (step.text("name"), step.text("detail"), step.text("image"))
+                for sample in facts.data.sample_records[:1]
+                for step in sample.records("steps")
+            ],
+            pictured_in=None,
             preprocessing_steps=words.preprocessing_steps(preprocessing),
             preprocessing=plain_rows(preprocessing.values),
             tensors=_tensors(manifest.record("graph")),
@@ -251,6 +268,9 @@ def _stages(stages: Sequence[Record], anchor: str) -> list[StageView]:
         stop = start + (seconds or 0.0)
         told = f"from {duration(start)} to {duration(stop)}"
         unchanged = stage.values.get("before") == stage.values.get("after")
+        if _is_idle(stage):
+            start = stop
+            continue
         shown = cell(error, significant, "the stage measures none")
         if error is None and unchanged:
             shown = Cell("graph unchanged", kind="missing")
@@ -274,6 +294,13 @@ def _stages(stages: Sequence[Record], anchor: str) -> list[StageView]:
         )
         start = stop
     return views
+
+
+def _is_idle(stage: Record) -> bool:
+    """A rewrite that found nothing to do, nor anything to refuse."""
+    unchanged = stage.values.get("before") == stage.values.get("after")
+    touched = stage.items("applied") or stage.items("refused")
+    return stage.text("name").startswith("fuse/") and unchanged and not touched
 
 
 def _groups(applied: Sequence[Record]) -> list[tuple[str, str, list[str]]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from inception_deploy.cli.summary import _warnings
+from inception_deploy.cli.summary import short_warnings
 
 
 def noise(engine: str, percent: int) -> str:
@@ -12,14 +12,14 @@ def noise(engine: str, percent: int) -> str:
 
 
 def test_noise_is_one_line_that_fits() -> None:
-    (line,) = _warnings([noise("a", 17), noise("b", 27), noise("c", 13)])
+    (line,) = short_warnings([noise("a", 17), noise("b", 27), noise("c", 13)])
     assert line == "3 timings vary by up to 27 %: trust the medians, or measure idle"
     assert len(f"warning   {line}") <= 80
 
 
 def test_other_warnings_stay() -> None:
-    assert _warnings(["the clock moved"]) == ["the clock moved"]
-    assert _warnings([noise("a", 17), "the clock moved"]) == [
+    assert short_warnings(["the clock moved"]) == ["the clock moved"]
+    assert short_warnings([noise("a", 17), "the clock moved"]) == [
         "the clock moved",
         "a timing varies by up to 17 %: trust the medians, or measure idle",
     ]
