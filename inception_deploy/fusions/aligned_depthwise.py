@@ -47,6 +47,7 @@ class AlignedDepthwise(Fusion):
     name = "aligned_depthwise"
     phase = Phase.EXCHANGE
     bound = FP32_BOUND
+    grows = "channels of zeros, which whole blocks of channels cost less with than single ones"
 
     @property
     def examples(self) -> tuple[Example, ...]:

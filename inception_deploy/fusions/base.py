@@ -63,6 +63,9 @@ class Fusion(ABC):
     is PyTorch's, so float32 noise of the engine is part of it: `proof.FP32_BOUND` where the rewrite
     adds no more than the rounding of re-associated products."""
 
+    grows: str | None = None
+    """Why the multiply-adds may become more; None where they never do."""
+
     @property
     @abstractmethod
     def examples(self) -> tuple[Example, ...]:

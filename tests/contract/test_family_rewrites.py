@@ -54,7 +54,9 @@ def test_adds_no_more_than_float32_noise(name: str) -> None:
 def test_never_more_multiply_adds_and_fewer_nodes_when_folded(name: str) -> None:
     found = counts(name)
     work, operators = found["multiply_adds"], found["operators"]
-    assert work["rewritten"] <= work["folded"] <= work["exported"]
+    assert work["folded"] <= work["exported"]
+    if not any(FUSIONS.get(rewrite).grows for rewrite in found["applied"]):
+        assert work["rewritten"] <= work["folded"]
     assert sum(operators["folded"].values()) <= sum(operators["exported"].values())
 
 
