@@ -1,8 +1,8 @@
 """Lower: the graph in another number format, proven against the golden.
 
-Two proofs: the graph as it is, as the engine here runs it; and, where it holds half-precision
-tensors, the graph with each of them rounded to what a half-precision device would store. An engine
-may compute in FP32 behind the graph's back, and would then hide an overflow.
+Two proofs: the graph as it is, as the engine here runs it, if any does; and, where it holds
+half-precision tensors, the graph with each of them rounded to what a half-precision device would
+store. An engine may compute in FP32 behind the graph's back, and would then hide an overflow.
 
 Where calibrated ranges cut values off, the bound is asked of the same lowering with ranges that
 hold the golden's values: a range that was clipped, or taken on other images, makes a graph coarse
@@ -65,11 +65,17 @@ def lower(
         worst = _prove_unclipped(artifact, precision, ranges, stage, progress)
         here = prove(lowering.model, golden, bound=math.inf, stage=stage, progress=progress)
         facts["error_unclipped"] = worst.error
-    else:
+    elif precision.executable:
         worst = here = prove(lowering.model, golden, bound=bound, stage=stage, progress=progress)
-    facts["error_here"] = here.error
+    else:
+        assert device is not lowering.model, "a precision that nothing here runs is half precision"
+        worst = here = _prove_rounded(device, lowering.model, golden, bound, stage, progress)
+    if precision.executable:
+        facts["error_here"] = here.error
     if device is not lowering.model:
-        there = _prove_rounded(device, lowering.model, golden, bound, stage, progress)
+        there = here
+        if precision.executable:
+            there = _prove_rounded(device, lowering.model, golden, bound, stage, progress)
         facts["error_rounded"] = there.error
         worst = max(here, there, key=lambda proof: proof.error)
     record = StageRecord(

@@ -70,7 +70,7 @@ class Kernel:
 def kernels_of_log(text: str) -> list[Kernel]:
     """Kernels from the lines that the builder logs, or that an inspector gives as `ONELINE`."""
     found = []
-    for line in text.splitlines():
+    for line in text.split("\n"):  # names are separated by a control character of lines
         start = _LINE.match(line)
         if start is None:
             continue

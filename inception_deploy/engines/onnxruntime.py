@@ -264,8 +264,12 @@ def _precisions(executed: onnx.ModelProto) -> dict[str, str]:
         result = computes
         if node.op_type == "QuantizeLinear":
             result = "int8"
-        elif node.op_type == "DequantizeLinear" or (node.op_type == "QGemm" and len(inputs) < 9):
-            result = "float32"  # without a scale for its output, a QGemm puts out float
+        elif node.op_type in ("DequantizeLinear", "MatMulIntegerToFloat"):
+            result = "float32"
+        elif node.op_type == "QGemm" and len(inputs) < 9:
+            result = "float32"  # without a scale for its output
+        elif node.op_type == "MatMulInteger":
+            result = ""  # int32, which no precision is named after
         elif node.op_type == "Cast":
             (to,) = (a.i for a in node.attribute if a.name == "to")
             result = kinds.get(to, "")

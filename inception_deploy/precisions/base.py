@@ -80,6 +80,9 @@ class Precision(ABC):
         del statistics
         return self
 
+    executable: bool = True
+    """Whether an engine here runs its graphs; else `lowering.rounding` alone shows what they do."""
+
     @property
     def needs_exact(self) -> bool:
         """Whether it asks for exact ranges of every tensor (`knowing`) besides those `watched`."""

@@ -113,8 +113,8 @@ def _elements(graph: onnx.GraphProto) -> dict[str, int]:
     return found
 
 
-def roundings(model: onnx.ModelProto) -> int:
-    """Roundings to float16 on the longest way through a strongly typed graph.
+def roundings(model: onnx.ModelProto, low: int = FLOAT16) -> int:
+    """Roundings to the element type `low` on the longest way through a strongly typed graph.
 
     A node that puts out float16 rounds once, a contraction twice (its weights before), and nodes
     that only move values not at all.
@@ -125,7 +125,7 @@ def roundings(model: onnx.ModelProto) -> int:
         before = max((depth.get(name, 0) for name in node.input), default=0)
         for name in node.output:
             own = 0
-            if types.get(name) == FLOAT16 and node.op_type not in MOVES:
+            if types.get(name) == low and node.op_type not in MOVES:
                 own = 2 if node.op_type in CONTRACTIONS else 1
             depth[name] = before + own
     return max(depth.values(), default=0)

@@ -85,12 +85,18 @@ class Int8(Precision):
     name = "int8"
     needs_ranges = True
     clips = True
+    confidence = CONFIDENCE
 
     def at(self, placement: str, *, reduce_range: bool | None = None) -> Int8:
         found = PLACEMENTS.get(placement)
         if reduce_range is None:
             reduce_range = found.saturates and saturates(describe())
         return replace(self, placement=found, bits=7 if reduce_range else 8)
+
+    @property
+    def unit(self) -> float:
+        """Error of one rounding, in units of the tensor's range."""
+        return UNIT * (2 if self.placement.symmetric else 1)
 
     @property
     def grid(self) -> Grid:
@@ -131,13 +137,16 @@ class Int8(Precision):
         depth = _roundings(written)
         kinds = {node.name: node.op_type for node in graph.graph.node}
         written, rest = self._high(graph, written, ranges)
-        unit = UNIT * (2 if self.placement.symmetric else 1)
         return Lowering(
             written,
-            bound=FP32_BOUND + CONFIDENCE * unit * math.sqrt(depth) + rest.bound,
+            bound=FP32_BOUND + self.confidence * self.unit * math.sqrt(depth) + rest.bound,
             applied=tuple(Applied(self.name, name, kinds[name]) for name in plan.nodes)
             + rest.applied,
-            refused=(*plan.refused, *_unruled(graph, plan, self.placement), *rest.refused),
+            refused=tuple(
+                replace(refused, rewrite=self.name)
+                for refused in (*plan.refused, *_unruled(graph, plan, self.placement))
+            )
+            + rest.refused,
             facts={
                 "placement": self.placement.name,
                 "weight_bits": self.bits,

@@ -79,10 +79,19 @@ class _Table:
         if self.ran is None:
             return f"{many}; what {engine} ran was not recorded."
         same, other, silent = self._outcome([r.text("node") for r in applied])
-        said = f"{many}; {engine} ran {count(same)} of them so"
+        unexecuted = self.facts.manifest.maybe_record("engine")
+        why = None if unexecuted is None else unexecuted.values.get("not_executed")
+        ran = f"{engine} ran" if why is None else f"{engine}'s plan runs"
+        said = f"{many}; {ran} {count(same)} of them so"
         if other:
             said += f", {count(other.total())} in something else"
-        return said + (f", and does not tell of {count(silent)}." if silent else ".")
+        said += f", and does not tell of {count(silent)}." if silent else "."
+        if why is None:
+            return said
+        return (
+            f"NOT EXECUTED: the engine was built and not run here ({why}). Parity is that of "
+            f"model.onnx on ONNX Runtime's CPU, as written; the engine's own is unknown. {said}"
+        )
 
     def rows(self, applied: list[Record], refused: list[Record]) -> list[Row]:
         blocks = blocks_of(self.facts)
