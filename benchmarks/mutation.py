@@ -29,7 +29,7 @@ import tempfile
 import time
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -52,12 +52,12 @@ from inception_deploy.errors import InceptionDeployError
 from inception_deploy.fuse import rewritings
 from inception_deploy.gate import gate
 from inception_deploy.images import ImageSet
-from inception_deploy.locate import Place, locate
+from inception_deploy.locate import LocateReport, Place, locate
 from inception_deploy.locate.inputs import images_of
 from inception_deploy.machine import describe, library_versions
 from inception_deploy.manifest import graph_facts
 from inception_deploy.observation import observed
-from inception_deploy.pipeline import CHANNEL_BATCH, CHANNEL_IMAGES
+from inception_deploy.pipeline import CHANNEL_BATCH, CHANNEL_IMAGES, deploy
 from inception_deploy.precisions import PRECISIONS, Precision
 from inception_deploy.ranges import Ranges
 from inception_deploy.recipe import PrecisionName, Recipe
@@ -70,6 +70,8 @@ RESULTS = Path(__file__).parent / "results" / "mutation.json"
 
 PRECISION_OF_SEED: tuple[PrecisionName, ...] = ("fp32", "fp16", "int8")
 SEEDS = 3
+CLEAN, EXPORTED_ANEW = 4, 3
+"""Runs without a fault per bundle, and which of them exports it anew."""
 
 
 @dataclass(frozen=True)
@@ -122,6 +124,11 @@ class Garden:
 
     subject: Subject
     precision: PrecisionName
+
+    @cached_property
+    def memory(self) -> dict[Hashable, Any]:
+        """What `locate` knows of the plain export, which most mutants share."""
+        return {}
 
     @cached_property
     def bundle(self) -> Bundle:
@@ -321,8 +328,9 @@ def run_case(garden: Garden, fault: Fault, seed: int, folder: Path) -> Case | No
         )
     equivalent, moved, top1 = _effect(garden, bundle, planted)
     started = time.perf_counter()
-    caught, by = _gate(garden, bundle, data)
-    located, right, cause = _locate(garden, bundle, data, blocks)
+    found = _located(garden, bundle, data)
+    caught, by = _gate(garden, bundle, data, found)
+    located, right, cause = _first(found, blocks)
     return Case(
         **facts,
         equivalent=equivalent,
@@ -371,10 +379,20 @@ def _effect(garden: Garden, bundle: Bundle, planted: Planted) -> tuple[bool, flo
     return bool(same), moved, float((after.argmax(1) != before.argmax(1)).mean())
 
 
-def _gate(garden: Garden, bundle: Bundle, data: str | None) -> tuple[bool, str]:
-    """Whether the gate stops the bundle, and what of it did."""
+def _gate(
+    garden: Garden,
+    bundle: Bundle,
+    data: str | None,
+    found: LocateReport | str,
+    seed: int = 0,
+) -> tuple[bool, str]:
+    """Whether the gate stops the bundle, and what of it did.
+
+    `locate` is a part of the gate. It has been run already, and is not run twice.
+    """
+    located = found if isinstance(found, LocateReport) and data is None else None
     try:
-        verdict = gate(bundle, data=data, reference=garden.reference)
+        verdict = gate(bundle, data=data, seed=seed, reference=garden.reference, located=located)
     except InceptionDeployError as error:
         return True, f"{type(error).__name__}: {error}"[:160]
     if verdict.outcome == "FAIL":
@@ -382,15 +400,19 @@ def _gate(garden: Garden, bundle: Bundle, data: str | None) -> tuple[bool, str]:
     return False, verdict.outcome
 
 
-def _locate(
-    garden: Garden, bundle: Bundle, data: str | None, blocks: Sequence[str]
-) -> tuple[str, bool, str]:
-    """What `locate` names first, whether that is right, and the cause it names."""
+def _located(garden: Garden, bundle: Bundle, data: str | None) -> LocateReport | str:
+    """What `locate` says; its error where it cannot."""
     try:
-        report = locate(bundle, data=data, reference=garden.reference)
+        return locate(bundle, data=data, reference=garden.reference, memory=garden.memory)
     except InceptionDeployError as error:
-        return f"{type(error).__name__}: {error}"[:160], False, ""
-    first = report.first
+        return f"{type(error).__name__}: {error}"
+
+
+def _first(found: LocateReport | str, blocks: Sequence[str]) -> tuple[str, bool, str]:
+    """What `locate` names first, whether that is right, and the cause it names."""
+    if isinstance(found, str):
+        return found[:160], False, ""
+    first = found.first
     if first is None:
         return "", False, ""
     cause = first.causes[0] if first.causes else first.said
@@ -450,19 +472,31 @@ def _planned(
                     wanted = PRECISION_OF_SEED[seed] if len(own) == 3 else own[seed % len(own)]
                     if wanted == precision:
                         yield subject, precision, fault, seed
-            yield subject, precision, None, number
+            for run in range(CLEAN):
+                yield subject, precision, None, CLEAN * number + run
 
 
-def clean_case(garden: Garden, seed: int) -> Case:
-    """The gate and `locate` on the bundle as it is: whatever they find is a false alarm."""
+def clean_case(garden: Garden, run: int, folder: Path) -> Case:
+    """The gate and `locate` without any fault: whatever they find is a false alarm.
+
+    Args:
+        run: 0 asks about the bundle that faults are planted in; 1 and 2 judge it on images in
+            another order; 3 on a bundle exported anew, with other golden and calibration images.
+        folder: empty.
+    """
+    bundle = garden.bundle
+    if run == EXPORTED_ANEW:
+        recipe = garden.subject.recipe(garden.precision)
+        bundle = deploy(recipe.but(seed=run), folder / "bundle")
     started = time.perf_counter()
-    caught, by = _gate(garden, garden.bundle, None)
-    located, _, cause = _locate(garden, garden.bundle, None, ())
+    found = _located(garden, bundle, None)
+    caught, by = _gate(garden, bundle, None, found, seed=run)
+    located, _, cause = _first(found, ())
     return Case(
         garden.subject.name,
         "none",
         garden.precision,
-        seed,
+        run,
         "none",
         "clean",
         (),
@@ -517,7 +551,9 @@ def main(networks: tuple[str, ...], names: tuple[str, ...], folder: Path, out: P
             garden = Garden(subject, precision)
         key = (subject.name, fault.name if fault else "none", seed)
         if fault is None:
-            case: Case | None = clean_case(garden, seed)
+            with tempfile.TemporaryDirectory(dir=folder) as place:
+                found = clean_case(garden, seed % CLEAN, Path(place))
+                case: Case | None = replace(found, seed=seed)
         else:
             with tempfile.TemporaryDirectory(dir=folder) as place:
                 case = run_case(garden, fault, seed, Path(place))

@@ -159,9 +159,8 @@ class Edit:
         inner = f"{target}//before"
         after.output[0] = inner
         position = next(i for i, n in enumerate(self.model.graph.node) if n is after) + 1
-        added = helper.make_node(
-            kind, [inner], [target], name=f"{after.name}//{kind}", **attributes
-        )
+        name = f"{after.name}.{kind.lower()}_added"
+        added = helper.make_node(kind, [inner], [target], name=name, **attributes)
         self.model.graph.node.insert(position, added)
         self._index()
 

@@ -8,7 +8,7 @@ from benchmarks.faults.base import Fault, Planted, Site, edited, pick
 
 __all__ = ["FAULTS"]
 
-FACTOR = 2.0**17
+FACTOR = 2.0**15
 """A power of two: in float32 nothing changes but exponents."""
 
 
@@ -46,7 +46,7 @@ class Overflow(Fault):
             edit.own_constant(norm, position, values * FACTOR)
         edit.own_constant(conv, 1, weight / FACTOR)
         where = (str(norm.name), str(conv.name))
-        return Planted(where, f"2^17 at {norm.name}", reference=edit.done())
+        return Planted(where, f"2^15 at {norm.name}", reference=edit.done())
 
 
 FAULTS = (Overflow(),)

@@ -10,7 +10,8 @@ Two things are no roundings and have rules of their own. Tensors that meet in a 
 a grid, which is as coarse as the widest of them needs: their error may be half a step of it. And a
 calibrator may cut off rare values: what is cut off may cost, as a root mean square, `CLIPPED` steps
 of the grid that would have cut nothing. Weights are compared with what they were made of, one by
-one: none may be off by more than half a unit of its own format.
+one: none may be off by more than half a unit of its own format. And where large products cancel, as
+they do in a fitted classifier, the error that such units may cause is computed from the inputs.
 """
 
 from __future__ import annotations
@@ -21,11 +22,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx
+import torch
 
 from inception_deploy.engines.base import Array
-from inception_deploy.locate.anatomy import Grid
+from inception_deploy.locate.anatomy import Anatomy, Grid
 
-__all__ = ["CLIPPED", "FLOAT32", "Allowance", "Cut", "allowance", "cut_off"]
+__all__ = ["CLIPPED", "FLOAT32", "Allowance", "Cut", "allowance", "cut_off", "weights_explain"]
 
 FLOAT32 = 2e-5
 """Of the largest value: a piece in float32, whose sums run in another order. The largest that any
@@ -103,3 +105,38 @@ def cut_off(want: Array, own: Array, grid: Grid) -> Cut:
         cost=math.sqrt(float(np.square(lost).mean())) / (span / 255) if span else 0.0,
         inside=float(error.max(initial=0.0)) / scale if scale else 0.0,
     )
+
+
+_SPREAD = 8.0
+"""Standard deviations of a sum of independent roundings that none of its values goes beyond."""
+
+
+def weights_explain(node: onnx.NodeProto, anatomy: Anatomy, given: Array) -> float:
+    """The largest error that rounding the weights of `node` explains, for these inputs.
+
+    A weight is off by up to its unit u, evenly: a variance of u²/3. The output's variance is the
+    sum of x² · u²/3 over what is summed there, whatever cancels.
+
+    Args:
+        given: what the node reads, float32 (N, C, …).
+    """
+    weights = anatomy.weights(node).get(1)
+    if weights is None or node.op_type not in ("Conv", "Gemm", "MatMul"):
+        return 0.0
+    variance = torch.from_numpy(np.square(weights.unit) / 3)
+    squares = torch.from_numpy(np.square(given.astype(np.float64)))
+    if node.op_type != "Conv":
+        found = squares @ variance.T
+    else:
+        attributes = anatomy.attributes(node)
+        sides = squares.ndim - 2
+        pads = attributes.get("pads") or [0] * 2 * sides
+        pairs = [pads[i + end * sides] for i in reversed(range(sides)) for end in (0, 1)]
+        found = torch.nn.functional.conv2d(
+            torch.nn.functional.pad(squares, pairs),
+            variance,
+            stride=attributes.get("strides") or 1,
+            dilation=attributes.get("dilations") or 1,
+            groups=attributes.get("group") or 1,
+        )
+    return _SPREAD * math.sqrt(float(found.max()))

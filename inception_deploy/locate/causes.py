@@ -20,7 +20,7 @@ from inception_deploy.locate.allowance import CLIPPED, cut_off
 from inception_deploy.locate.anatomy import Anatomy, Weights
 from inception_deploy.locate.walk import Step
 
-__all__ = ["Before", "causes", "weights_apart"]
+__all__ = ["Before", "attributes_apart", "causes", "weights_apart"]
 
 _EXPLAINS = 0.1
 """Part of the error that may be left for a hypothesis to count as the explanation."""
@@ -70,6 +70,13 @@ def _structure(after: Anatomy, nodes: Sequence[onnx.NodeProto], before: Before) 
             continue
         yield from _attributes(known, after, was, before.anatomy)
         yield from _weights(known, after, was, before.anatomy)
+
+
+def attributes_apart(
+    node: onnx.NodeProto, after: Anatomy, was: onnx.NodeProto, before: Anatomy
+) -> Iterator[str]:
+    """How the attributes, or the operator, of a node differ from those before."""
+    yield from _attributes(node, after, was, before)
 
 
 def _attributes(

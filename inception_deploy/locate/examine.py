@@ -12,17 +12,27 @@ import onnx
 from numpy.typing import NDArray
 
 from inception_deploy.engines.base import Array
-from inception_deploy.locate.allowance import CLIPPED, Allowance, Cut, allowance, cut_off
+from inception_deploy.locate.allowance import (
+    CLIPPED,
+    Allowance,
+    Cut,
+    allowance,
+    cut_off,
+    weights_explain,
+)
 from inception_deploy.locate.anatomy import Anatomy, Grid
-from inception_deploy.locate.causes import Before, causes, weights_apart
+from inception_deploy.locate.causes import Before, attributes_apart, causes, weights_apart
 from inception_deploy.locate.cutting import CutGraph
 from inception_deploy.locate.findings import Finding, Kind, Place, Row
-from inception_deploy.locate.truth import Truth, run_part
+from inception_deploy.locate.truth import GraphTruth, Truth, run_part
 from inception_deploy.locate.walk import Deviation, Step, walk
 from inception_deploy.progress import Progress
 from inception_deploy.ranges import Ranges
 
 __all__ = ["Examined", "examine"]
+
+_EXACT = 1e-6
+"""Of the largest value: two runs of one float32 node, with equal attributes, differ by less."""
 
 
 @dataclass(frozen=True)
@@ -162,16 +172,30 @@ class _Examination:
         scale = float(np.abs(step.want).max(initial=0.0))
         shared = grid.scale / 2 / scale if grid and scale else 0.0
         narrow, wide = allowance(nodes, 0.0), allowance(nodes, shared)
+        if finite and scale and _excess(own, cut, narrow):
+            explained = self._cancelling(steps, step) / scale
+            narrow, wide = (_raised(a, explained) for a in (narrow, wide))
+        for computing in steps if finite and self.stage.startswith("lower") else ():
+            self._check_attributes(computing, step, position)
         why: tuple[str, ...] = ()
-        suspicious = (
-            not finite or _excess(own, cut, narrow) or (cut is not None and cut.cost > CLIPPED)
-        )
-        if suspicious and finite:
+        clipped = cut is not None and cut.cost > CLIPPED
+        if finite and (clipped or _excess(own, cut, narrow)):
             why = causes(step, self.anatomy, steps, self.before)
         self.seen.append(_Seen(place, position, own, depth, narrow, wide, grid, cut, scale, why))
         if not finite or (not depth.finite and not self.blown):
             self._blame(step, place, position, finite)
         self.blown = self.blown or not depth.finite
+
+    def _cancelling(self, steps: Sequence[onnx.NodeProto], step: Step) -> float:
+        """What the roundings of weights may cost where large products cancel."""
+        for node in steps:
+            written = self.anatomy.nodes.get(node.name)
+            given = [step.read[name] for name in node.input if name in step.read]
+            if written is not None and len(given) == 1:
+                explained = weights_explain(written, self.anatomy, given[0])
+                if explained:
+                    return explained
+        return 0.0
 
     def _blame(self, step: Step, place: Place, position: int, finite: bool) -> None:
         """The first node of the piece that puts out NaN or infinity, and what it was given."""
@@ -267,6 +291,30 @@ class _Examination:
             return True
         return False
 
+    def _check_attributes(self, node: onnx.NodeProto, step: Step, position: int) -> None:
+        """An attribute that lowering changed and that matters, however little, for these inputs."""
+        before, written = self.before.anatomy, self.anatomy.nodes.get(node.name)
+        was = None if before is None else before.nodes.get(node.name)
+        if before is None or was is None or written is None or written.op_type != was.op_type:
+            return
+        said = list(attributes_apart(written, self.anatomy, was, before))
+        if not said or not isinstance(self.truth, GraphTruth) or node.op_type == "Concat":
+            return
+        part = self.truth.graph.chain([step.tensor], step.read.keys())
+        for inner in part.graph.node:
+            if inner.name == node.name:
+                del inner.attribute[:]
+                inner.attribute.extend(written.attribute)
+        feed = self.truth.graph.feed
+        if not {v.name for v in part.graph.input} <= {feed, *step.read}:
+            return
+        values = run_part(part, feed, self.truth.images, step.read)[step.tensor]
+        off = Deviation.of(values, step.want).largest
+        if off > _EXACT:
+            place = self._place(str(node.name), step.tensor)
+            text = f"is another {node.op_type} than before: {said[0]}; off by {off:.3g} in float32"
+            self._add(position, place, "error", text, said, off, _EXACT)
+
     def _check_weights(self) -> None:
         """Every weight against what it was made of, where the stage keeps the nodes."""
         if self.before.anatomy is None or not self.stage.startswith("lower"):
@@ -327,6 +375,12 @@ def _shared_grids(seen: Sequence[_Seen]) -> frozenset[str]:
 
 def _excess(own: Deviation, cut: Cut | None, allowed: Allowance) -> bool:
     return (own.largest if cut is None else cut.inside) > allowed.largest
+
+
+def _raised(allowed: Allowance, explained: float) -> Allowance:
+    if explained <= allowed.largest:
+        return allowed
+    return Allowance(explained + allowed.largest, f"{allowed.why} where products cancel")
 
 
 def _merged(findings: Sequence[Finding]) -> list[Finding]:

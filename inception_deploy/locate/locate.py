@@ -7,7 +7,8 @@ before, so that a fault shows where it is and nowhere else.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import hashlib
+from collections.abc import Hashable, Mapping, MutableMapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from inception_deploy.compare import reference_of_bundle
 from inception_deploy.engines import ENGINES
 from inception_deploy.errors import BundleError, InceptionDeployError, MissingDependency, StageError
 from inception_deploy.fuse import rewritings
-from inception_deploy.fusions import FUSIONS
+from inception_deploy.fusions import FUSIONS, Phase
 from inception_deploy.locate.anatomy import Anatomy
 from inception_deploy.locate.causes import Before
 from inception_deploy.locate.cutting import CutGraph
@@ -54,6 +55,7 @@ def locate(
     data: str | None = None,
     images: int = IMAGES,
     reference: Reference | None = None,
+    memory: MutableMapping[Hashable, Any] | None = None,
     progress: Progress | None = None,
 ) -> LocateReport:
     """Examine every stage of `bundle` that can be seen in it.
@@ -63,13 +65,16 @@ def locate(
         images: how many of them.
         reference: the PyTorch network, where it is at hand; else it is loaded as recorded, and
             without its weights the golden outputs take its place.
+        memory: what was found out about stages that other bundles have too, by what they were made
+            of; for who asks about many bundles of one reference. Filled and used; None forgets.
 
     Raises:
         BundleError: a file of the bundle is missing or changed.
         DataError: the images cannot be used.
         StageError: the reference graph cannot be run.
     """
-    return _Search(bundle, data, images, reference, progress or SilentProgress()).run()
+    known = {} if memory is None else memory
+    return _Search(bundle, data, images, reference, known, progress or SilentProgress()).run()
 
 
 class _Search:
@@ -81,8 +86,10 @@ class _Search:
         data: str | None,
         images: int,
         reference: Reference | None,
+        memory: MutableMapping[Hashable, Any],
         progress: Progress,
     ) -> None:
+        self.memory = memory
         self.bundle, self.data, self.progress = bundle, data, progress
         self.transitions: list[Transition] = []
         self.findings: list[Finding] = []
@@ -167,19 +174,21 @@ class _Search:
         before: Before,
         table: Ranges | None = None,
     ) -> Examined | None:
-        cut = CutGraph(rounded(after), between.rpartition(" ")[2])
         try:
-            found = examine(
-                stage,
-                truth,
-                cut,
-                after,
-                images,
-                blocks=self.blocks,
-                before=before,
-                table=table,
-                progress=self.progress,
-            )
+            found = self._remembered(stage, between)
+            if found is None:
+                found = examine(
+                    stage,
+                    truth,
+                    CutGraph(rounded(after), between.rpartition(" ")[2]),
+                    after,
+                    images,
+                    blocks=self.blocks,
+                    before=before,
+                    table=table,
+                    progress=self.progress,
+                )
+                self.memory[self._key(stage, between)] = found
         except StageError as error:
             self._took(
                 Transition(stage, between, 0, str(error)),
@@ -188,6 +197,23 @@ class _Search:
             return None
         self._took(Transition(stage, between, len(found.rows)), found.findings)
         self.rows.extend(found.rows)
+        return found
+
+    def _key(self, stage: str, between: str) -> Hashable:
+        """What a stage is made of: the plain export, the rewrites, the images; and model.onnx."""
+        manifest = self.bundle.manifest
+        inputs = hashlib.sha256(np.ascontiguousarray(self.golden.inputs)).hexdigest()
+        lowered = manifest["graph"]["sha256"] if stage.startswith("lower") else ""
+        return stage, between, manifest["reference"]["sha256"], self._rewrites(), inputs, lowered
+
+    def _rewrites(self) -> tuple[str, ...]:
+        """Names of the rewrites that were run, and of what came before them."""
+        names = [s["name"] for s in self.bundle.manifest["stages"]]
+        preprocessing = str(self.bundle.manifest["preprocessing"]) if "pixels" in names else ""
+        return (*names[:-1], preprocessing)
+
+    def _remembered(self, stage: str, between: str) -> Examined | None:
+        found: Examined | None = self.memory.get(self._key(stage, between))
         return found
 
     def _export(self, original: onnx.ModelProto) -> Examined | None:
@@ -242,10 +268,14 @@ class _Search:
 
     def _rest(self, original: onnx.ModelProto, deployed: onnx.ModelProto | None) -> None:
         """reference.onnx → rewritten → model.onnx → engine."""
-        fused, skipped = self._fused(original)
+        key = ("rewritten", *self._rewrites(), self.bundle.manifest["reference"]["sha256"])
+        if key not in self.memory:
+            self.memory[key] = self._fused(original)
+        fused, changed, skipped = self.memory[key]
         pixels = self.golden.feed
         if fused is not None:
-            truth = GraphTruth(CutGraph(original, "reference.onnx"), self.golden.inputs)
+            graph = CutGraph(original, "reference.onnx")
+            truth = GraphTruth(graph, self.golden.inputs, self._inside(graph, changed))
             before = Before(Anatomy(original))
             self._examine("fuse", "reference.onnx → rewritten", truth, fused, pixels, before)
         else:
@@ -253,12 +283,15 @@ class _Search:
         if deployed is None:
             return
         base = original if fused is None else fused
+        # unknown rewrites may have changed any tensor but those that leave blocks
+        inner = frozenset(self.blocks) if fused is None else frozenset()
         name = "reference.onnx" if fused is None else "rewritten"
         given = self.golden.inputs if fused is None else pixels
+        graph = CutGraph(base, name)
         found = self._examine(
             self.lowered,
             f"{name} → model.onnx",
-            GraphTruth(CutGraph(base, name), given),
+            GraphTruth(graph, given, self._inside(graph, inner)),
             deployed,
             pixels,
             Before(Anatomy(base)),
@@ -267,24 +300,42 @@ class _Search:
         if found is not None and found.output is not None:
             self._engine(deployed, found.output)
 
-    def _fused(self, original: onnx.ModelProto) -> tuple[onnx.ModelProto | None, str | None]:
-        """The rewritten float graph, by running the recorded rewrites again; or why not."""
+    def _inside(self, graph: CutGraph, blocks: frozenset[str]) -> frozenset[str]:
+        """Tensors inside of `blocks`; rewrites keep what leaves a block, and its name."""
+        return frozenset(
+            name
+            for name in graph.floats
+            if name not in self.blocks
+            and Place.of(str(graph.node_of(name).name), name, self.blocks).block in blocks
+        )
+
+    def _fused(
+        self, original: onnx.ModelProto
+    ) -> tuple[onnx.ModelProto | None, frozenset[str], str | None]:
+        """The rewritten float graph, by running the recorded rewrites again; or why not.
+
+        With it, the blocks in which rewrites exchanged or merged nodes, so that tensors inside are
+        others than before.
+        """
         stages = self.bundle.manifest["stages"]
         names = {s["name"].removeprefix("fuse/") for s in stages if s["name"].startswith("fuse/")}
         unknown = names - set(FUSIONS.names())
         if unknown:
-            return None, f"this version has no rewrite '{min(unknown)}'"
+            return None, frozenset(), f"this version has no rewrite '{min(unknown)}'"
         fusions = sorted((f for f in FUSIONS if f.name in names), key=lambda f: f.phase)
-        model = original
+        model, changed = original, set[str]()
         layout = self.bundle.pixel_layout
         try:
             if layout is not None:
                 model = with_pixel_input(model, self.bundle.preprocessing, layout)
             for turn in rewritings(model, fusions, keep=self.blocks):
                 model = turn.model
+                if turn.fusion.phase >= Phase.EXCHANGE:
+                    places = (Place.of(a.node, "", self.blocks) for a in turn.applied)
+                    changed.update(place.block for place in places)
         except StageError as error:
-            return None, f"the rewrites cannot be run again: {error}"
-        return model, None
+            return None, frozenset(), f"the rewrites cannot be run again: {error}"
+        return model, frozenset(changed), None
 
     def _table(self) -> Ranges | None:
         values = self.bundle.read_json("calibration.json")

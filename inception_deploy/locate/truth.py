@@ -74,17 +74,20 @@ class GraphTruth:
     Args:
         graph: cut like the one after the stage.
         images: what it is fed.
+        without: tensors that are something else after the stage, for all that they kept their name.
     """
 
     graph: CutGraph
     images: NDArray[Any]
+    without: frozenset[str] = frozenset()
 
     @property
     def stage(self) -> str:
         return self.graph.stage
 
     def shared(self, after: CutGraph) -> tuple[str, ...]:
-        return shared_tensors(self.graph, after)
+        shared = shared_tensors(self.graph, after)
+        return tuple(name for name in shared if name not in self.without)
 
     def needs(self, tensor: str, cuts: Collection[str]) -> Iterator[str]:
         return self.graph.reads(self.graph.piece(tensor, cuts), cuts)
@@ -94,15 +97,16 @@ class GraphTruth:
         return run_part(part, self.graph.feed, self.images, known)
 
     def expected_dims(self, tensor: str) -> tuple[int | str, ...] | None:
-        return self.graph.dims(tensor)[1:] if tensor in self.graph.floats else None
+        known = tensor in self.graph.floats and tensor not in self.without
+        return self.graph.dims(tensor)[1:] if known else None
 
 
 @dataclass(frozen=True)
 class TorchTruth:
     """The PyTorch network, its modules known by the names of the exported graph's nodes.
 
-    A module that is called once and became a single node of its own name puts out that node's
-    tensor; so does an architecture block, under the block's own name.
+    The export names tensors after the modules that put them out, and after the architecture blocks
+    that they leave. A module that is called more than once has no tensor of its own.
 
     Args:
         module: in evaluation mode, float32.
@@ -124,24 +128,24 @@ class TorchTruth:
     def _blocks(self) -> Mapping[str, nn.Module]:
         return dict(self.module.blocks())
 
-    def _source(self, tensor: str, node: str) -> nn.Module | None:
+    def _source(self, tensor: str) -> nn.Module | None:
         if tensor == self.output_name:
             return self.module
-        return self._blocks.get(tensor) or self._modules.get(node)
+        return self._blocks.get(tensor) or self._modules.get(tensor)
 
     def shared(self, after: CutGraph) -> tuple[str, ...]:
         found = []
         for name in after.floats:
-            node = after.node_of(name)
-            if node.output[0] == name and self._source(name, str(node.name)) is not None:
+            source = self._source(name)
+            if source is not None:
                 found.append(name)
-                self._sources[name] = self._source(name, str(node.name))
+                self._sources[name] = source
         # one pass that keeps shapes and counts of calls, and no values
         shapes = self._shapes
         return tuple(n for n in found if shapes.get(n) == after.dims(n)[1:])
 
     @cached_property
-    def _sources(self) -> dict[str, nn.Module | None]:
+    def _sources(self) -> dict[str, nn.Module]:
         return {}
 
     @cached_property
@@ -181,9 +185,8 @@ class TorchTruth:
 
         with ExitStack() as stack:
             for name in tensors:
-                source = self._sources[name]
-                assert source is not None
-                stack.callback(source.register_forward_hook(hook(name)).remove)
+                handle = self._sources[name].register_forward_hook(hook(name))
+                stack.callback(handle.remove)
             with torch.no_grad():
                 self.module(torch.from_numpy(np.array(inputs)))
 
