@@ -2,51 +2,67 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
+import onnx
+from numpy.typing import NDArray
 
 from benchmarks.faults.base import Fault, Planted, Site, edited, pick
 
 __all__ = ["FAULTS"]
 
 FACTOR = 2.0**15
-"""A power of two: in float32 nothing changes but exponents."""
+"""A power of two: but for the range, nothing is lost."""
+
+LARGEST = 65504.0
+"""Of half precision."""
 
 
 class Overflow(Fault):
     """One block's activations beyond 65504, which the calibration images did not show.
 
-    A convolution's batch norm is scaled up and the convolution behind it down: exact in float32, an
-    overflow in half precision.
+    A convolution is scaled up and the one behind its ReLU down, both in half precision: the network
+    would be the same, if half precision could hold what lies between.
     """
 
     name = "fp16_overflow"
-    level = "graph"
+    level = "lowered"
     precisions = ("fp16",)
 
     def plant(self, site: Site, rng: np.random.Generator) -> Planted | None:
-        edit = edited(site.reference)
+        edit = edited(site.lowered)
         places = []
-        for node in edit.of_kind("BatchNormalization"):
+        for node in edit.of_kind("Conv"):
+            weight = edit.constant(node.input[1])
             readers = edit.readers(node.output[0])
-            if len(readers) != 1 or readers[0].op_type != "Relu":
+            if len(readers) != 1 or readers[0].op_type != "Relu" or not _is_half(weight):
                 continue
             after = edit.readers(readers[0].output[0])
-            if len(after) != 1 or after[0].op_type != "Conv":
-                continue
-            weight = edit.constant(after[0].input[1])
-            if weight is not None:
-                places.append((node, after[0], weight))
+            behind = edit.constant(after[0].input[1]) if _is_conv(after) else None
+            if _is_half(behind):
+                places.append((node, after[0]))
         place = pick(rng, places)
         if place is None:
             return None
-        norm, conv, weight = place
-        for position in (1, 2):
-            values = edit.constant(norm.input[position])
-            assert values is not None
-            edit.own_constant(norm, position, values * FACTOR)
-        edit.own_constant(conv, 1, weight / FACTOR)
-        where = (str(norm.name), str(conv.name))
-        return Planted(where, f"2^15 at {norm.name}", reference=edit.done())
+        first, second = place
+        for node, factor, positions in ((first, FACTOR, (1, 2)), (second, 1 / FACTOR, (1,))):
+            for position in positions[: len(node.input) - 1]:
+                values = edit.constant(node.input[position])
+                assert values is not None
+                scaled = values.astype(np.float64) * factor
+                edit.own_constant(node, position, scaled.clip(-LARGEST, LARGEST))
+        where = (str(first.name), str(second.name))
+        return Planted(where, f"2^15 at {first.name}", lowered=edit.done())
+
+
+def _is_half(values: NDArray[Any] | None) -> bool:
+    return values is not None and values.dtype == np.float16
+
+
+def _is_conv(nodes: Sequence[onnx.NodeProto]) -> bool:
+    return len(nodes) == 1 and nodes[0].op_type == "Conv"
 
 
 FAULTS = (Overflow(),)

@@ -147,6 +147,7 @@ class BundleData:
         graphs: outlines of the manifest's "reference" and "graph", where their files are there.
         scenarios: name → throughput-NAME.json, where other scenarios were measured.
         loadgen: name of a scenario → LoadGen's verdict, where it drove the bundle.
+        located: locate.json; None where nobody asked.
 
     Raises:
         BundleError: for another schema, an unknown verdict, or a sample picture that is not
@@ -161,10 +162,11 @@ class BundleData:
     graphs: Mapping[str, GraphOutline] = field(default_factory=dict)
     scenarios: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     loadgen: Mapping[str, str] = field(default_factory=dict)
+    located: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         files = {"manifest.json": self.manifest, "parity.json": self.parity}
-        files |= {"throughput.json": self.throughput}
+        files |= {"throughput.json": self.throughput, "locate.json": self.located}
         files |= {f"throughput-{name}.json": found for name, found in self.scenarios.items()}
         for file, values in files.items():
             if values is not None and values.get("schema") != SCHEMA:
@@ -214,6 +216,7 @@ class BundleData:
                 if (found := _read_json(folder / f"throughput-{scenario}.json", dict))
             },
             _read_loadgen(folder / "loadgen"),
+            _read_json(folder / "locate.json", dict),
         )
 
     @property

@@ -17,7 +17,7 @@ from inception_deploy.reporting.canvas import CHARACTER, WIDTH, Canvas, Heading,
 from inception_deploy.reporting.numerals import power_of_ten, significant
 from inception_deploy.reporting.scales import log_ticks
 
-__all__ = ["depth_plot", "depth_table", "write_page"]
+__all__ = ["depth_plot", "depth_table", "located_section", "write_page"]
 
 _SMALLEST = 1e-9
 """Errors below it are drawn there: less than the last bit of a float32."""
@@ -124,6 +124,35 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]], caption: str) -> 
     )
 
 
+def located_section(located: Mapping[str, Any] | None, ident: str) -> Markup | None:
+    """Table, plots and what was not looked at, of a locate.json; None where there is none.
+
+    Args:
+        ident: of the plots, unique on their page.
+    """
+    if located is None:
+        return None
+    found = (
+        depth_table(located)
+        if located["findings"]
+        else Markup("<p>Nothing found: rounding explains every error.</p>")
+    )
+    plots = Markup()
+    for number, stage in enumerate(dict.fromkeys(row["stage"] for row in located["rows"])):
+        plot = depth_plot(located, stage, f"{ident}-{number}")
+        plots += Markup("<figure><figcaption>{}</figcaption>{}</figure>").format(stage, plot)
+    skipped = Markup().join(
+        Markup("<li>{}: {}</li>").format(t["between"], t["skipped"])
+        for t in located["transitions"]
+        if t["skipped"]
+    )
+    return (
+        found
+        + Markup('<div class="figures">{}</div>').format(plots)
+        + (Markup("<p>Not looked at:</p><ul>{}</ul>").format(skipped) if skipped else Markup())
+    )
+
+
 def write_page(located: Mapping[str, Any], output: Path) -> Path:
     """Table and plots of a locate.json as a page of their own, replaced as a whole.
 
@@ -134,30 +163,14 @@ def write_page(located: Mapping[str, Any], output: Path) -> Path:
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     title = f"{located['network']}, {located['precision']} on {located['target']}: where it leaves"
     title += " its reference"
-    plots = []
-    for number, stage in enumerate(dict.fromkeys(row["stage"] for row in located["rows"])):
-        plot = depth_plot(located, stage, f"depth-{number}")
-        plots.append(f"<figure><figcaption>{escape(stage)}</figcaption>{plot}</figure>")
-    found = (
-        depth_table(located)
-        if located["findings"]
-        else Markup("<p>Nothing found: rounding explains every error.</p>")
-    )
-    skipped = "".join(
-        f"<li>{escape(t['between'])}: {escape(t['skipped'])}</li>"
-        for t in located["transitions"]
-        if t["skipped"]
-    )
+    section = located_section(located, "depth")
     page = (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f'<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; '
         f"style-src 'sha256-{digest}'\">"
         f"<title>{escape(title)}</title><style>{style}</style></head>"
-        f"<body><main><h1>{escape(title)}</h1>{found}"
-        f'<div class="figures">{"".join(plots)}</div>'
-        + (f"<h2>Not looked at</h2><ul>{skipped}</ul>" if skipped else "")
-        + "</main></body></html>\n"
+        f"<body><main><h1>{escape(title)}</h1>{section}</main></body></html>\n"
     )
     temporary = output.with_name(f".{output.name}.tmp")
     try:

@@ -12,6 +12,7 @@ from inception_deploy.reporting.canvas import Heading
 from inception_deploy.reporting.cells import Cell, Row, cell, plain, plain_rows
 from inception_deploy.reporting.charts import span
 from inception_deploy.reporting.data import Record
+from inception_deploy.reporting.depth_plot import located_section
 from inception_deploy.reporting.facts import Facts, engine_name
 from inception_deploy.reporting.mixing_plot import mixing_plot
 from inception_deploy.reporting.numerals import brief, count, duration, percent, significant
@@ -89,6 +90,7 @@ class BundleView:
     rewrites: RewritesView
     precisions: PrecisionView
     mixing: Markup | None
+    located: Markup | None
     stages: list[StageView]
     idle: list[str]
     total: str
@@ -150,6 +152,7 @@ class BundleView:
             rewrites=RewritesView.of(facts, anchor),
             precisions=PrecisionView.of(facts),
             mixing=mixing_plot(facts.data.manifest.get("mixing"), f"{anchor}-mixing"),
+            located=located_section(facts.data.located, f"{anchor}-depth"),
             stages=_stages(stages, anchor),
             idle=[s.text("name").removeprefix("fuse/") for s in stages if _is_idle(s)],
             total=duration(sum(stage.magnitude("seconds") or 0.0 for stage in stages)),
