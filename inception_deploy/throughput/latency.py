@@ -105,7 +105,7 @@ def distribution(seconds: Sequence[float] | NDArray[np.float64]) -> Distribution
     """Histogram of latencies in seconds, from the fastest to the 99th percentile. Needs one."""
     ordered = 1e3 * np.sort(np.asarray(seconds, dtype=np.float64))
     low, high = float(ordered[0]), percentile(ordered, 99)
-    if not high > low:
+    if high - low <= 1e-9 * high:  # too little for bins of their own
         return Distribution(low, high, (int((ordered <= high).sum()),), int((ordered > high).sum()))
     counts, _ = np.histogram(ordered, bins=BINS, range=(low, high))
     inside = tuple(int(count) for count in counts)

@@ -53,9 +53,11 @@ def test_a_straight_line_has_no_knee() -> None:
 
 def test_what_lies_behind_the_best_is_not_looked_at() -> None:
     rates = [10.0, 20.0, 38.0, 40.0, 15.0, 12.0]
-    assert find_knee("a", "batch", SIZES, rates).at == find_knee(
-        "a", "batch", SIZES[:4], rates[:4]
-    ).at == 4
+    assert (
+        find_knee("a", "batch", SIZES, rates).at
+        == find_knee("a", "batch", SIZES[:4], rates[:4]).at
+        == 4
+    )
     straight = find_knee("a", "batch", SIZES, [10.0, 20.0, 40.0, 80.0, 15.0, 12.0])
     assert straight.at == 8
     assert "then falls" in straight.reason
@@ -66,5 +68,5 @@ def test_what_lies_behind_the_best_is_not_looked_at() -> None:
     [([1, 2], [1.0, 2.0]), ([1, 2, 2], [1, 2, 3]), ([1, 2, 3], [1, 0, 3]), ([1, 2, 3], [1, 2])],
 )
 def test_no_curve_no_knee(sizes: list[int], rates: list[float]) -> None:
-    with pytest.raises(ValueError, match="knee|ascend"):
+    with pytest.raises(ValueError, match=r"knee|ascend"):
         find_knee("a", "batch", sizes, rates)
