@@ -159,7 +159,7 @@ class TensorrtSession(Session):
         if engine is None:
             here = [gpu.sm for gpu in gpus()]
             raise StageError(explained(self._flavour, library.__version__, self._messages, here))
-        if self._weights is not None:
+        if self._weights is not None and engine.refittable:  # built without its weights
             refitter = library.Refitter(engine, logger(library, self._heard))
             parser = library.OnnxParserRefitter(refitter, logger(library, self._heard))
             if not (parser.refit_from_file(str(self._weights)) and refitter.refit_cuda_engine()):

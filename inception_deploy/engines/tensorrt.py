@@ -7,6 +7,7 @@ a driver. Either takes the same strongly typed graph.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -55,12 +56,18 @@ class Tensorrt(Engine):
     ) -> TensorrtSession:
         """As the base class says; the engine is built first, or taken from the cache of engines.
 
+        The model of a bundle is run by the engine that was exported with it.
+
         Args:
             threads: have no meaning here.
             optimise: False builds at level 0. TensorRT has no mode that runs a graph as written.
         """
         del threads
         self.flavour.load()
+        exported = _exported_with(model) if optimise else None
+        if exported is not None:
+            assert isinstance(model, Path)
+            return self.deployed(*exported, model=model)
         options = BuildOptions(builder_level=3 if optimise else 0)
 
         def source() -> bytes:
@@ -77,7 +84,7 @@ class Tensorrt(Engine):
         """As the base class says. A stripped engine finds its weights in `model`."""
         del threads
         self.flavour.load()
-        return TensorrtSession(self.flavour, lambda: read_plan(engine, sha256))
+        return TensorrtSession(self.flavour, lambda: read_plan(engine, sha256), weights=model)
 
     def require_buildable(self, options: BuildOptions) -> None:
         self.flavour.load()
@@ -182,6 +189,25 @@ def _graph_bytes(model: Path | bytes) -> bytes:
     if not outputs:
         raise BadInput(f"{where} is not an ONNX model: it has no outputs; export it again")
     return graph
+
+
+def _exported_with(model: Path | bytes) -> tuple[Path, str] | None:
+    """The engine that a bundle holds for its model, and its recorded sha256.
+
+    Raises:
+        BadInput: the bundle's manifest cannot be read.
+    """
+    if isinstance(model, bytes) or not (model.parent / "manifest.json").is_file():
+        return None
+    path = model.parent / "manifest.json"
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        facts, graph = manifest["engine"], manifest["graph"]["file"]
+        if facts is None or graph != model.name:
+            return None
+        return model.parent / facts["file"], str(facts["sha256"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BadInput(f"cannot read {path}: {error}; export the bundle again") from error
 
 
 def _write_beside(path: Path, content: bytes) -> None:

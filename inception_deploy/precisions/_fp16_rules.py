@@ -95,9 +95,15 @@ class NodeFacts:
         return max((self.largest(name) for name in self.outputs), default=0.0)
 
 
-def reason(facts: NodeFacts) -> str | None:
-    """Why the node must stay in FP32; None where it may run in float16."""
-    return next(filter(None, (rule(facts) for rule in _RULES)), None)
+def reason(facts: NodeFacts, *, integral: bool = False) -> str | None:
+    """Why the node must stay in FP32; None where it may run in float16.
+
+    Args:
+        integral: its products are those of eight-bit values, added up in 32 bits. Then its weights
+            are not float16's, no partial sum is, and what a bias loses is below a step.
+    """
+    rules = _AROUND_INTEGERS if integral else _RULES
+    return next(filter(None, (rule(facts) for rule in rules)), None)
 
 
 def _inside(facts: NodeFacts) -> str | None:
@@ -201,6 +207,7 @@ _RULES: tuple[Callable[[NodeFacts], str | None], ...] = (
     _weights_keep_digits,
     _sums_fit,
 )
+_AROUND_INTEGERS: tuple[Callable[[NodeFacts], str | None], ...] = (_observed, _weights_fit)
 
 
 def _products(facts: NodeFacts) -> float:

@@ -8,6 +8,7 @@ the graph's input and output stay float32. `_fp16_rules` decides, `lowering` wri
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -72,8 +73,14 @@ class Fp16(Precision):
         )
 
 
-def decide(model: onnx.ModelProto, ranges: Ranges) -> tuple[dict[int, Slots], dict[int, Refused]]:
-    """By node index: what can change to float16 without harm, and what cannot and why."""
+def decide(
+    model: onnx.ModelProto, ranges: Ranges, *, integral: Collection[str] = ()
+) -> tuple[dict[int, Slots], dict[int, Refused]]:
+    """By node index: what can change to float16 without harm, and what cannot and why.
+
+    Args:
+        integral: names of nodes whose products will be those of eight-bit values.
+    """
     graph = model.graph
     types = element_types(graph)
     opsets = {o.domain if o.domain != "ai.onnx" else "": o.version for o in model.opset_import}
@@ -95,7 +102,8 @@ def decide(model: onnx.ModelProto, ranges: Ranges) -> tuple[dict[int, Slots], di
                     weights,
                     ranges.tensors,
                     elements,
-                )
+                ),
+                integral=node.name in integral,
             )
         if why:
             possible.pop(index, None)

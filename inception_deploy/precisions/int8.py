@@ -136,7 +136,7 @@ class Int8(Precision):
         written = infer(written, stage=STAGE)
         depth = _roundings(written)
         kinds = {node.name: node.op_type for node in graph.graph.node}
-        written, rest = self._high(graph, written, ranges)
+        written, rest = self._high(graph, written, ranges, plan)
         return Lowering(
             written,
             bound=FP32_BOUND + self.confidence * self.unit * math.sqrt(depth) + rest.bound,
@@ -159,7 +159,7 @@ class Int8(Precision):
         )
 
     def _high(
-        self, graph: onnx.ModelProto, written: onnx.ModelProto, ranges: Ranges
+        self, graph: onnx.ModelProto, written: onnx.ModelProto, ranges: Ranges, plan: Plan
     ) -> tuple[onnx.ModelProto, Lowering]:
         """What stays float in the placement's high precision, and what that adds to the record.
 
@@ -168,7 +168,10 @@ class Int8(Precision):
         """
         if self.placement.high == "fp32":
             return written, Lowering(graph, 0.0)
-        possible, refused = decide(graph, self.seen or ranges)
+        integral = {n.name for n in graph.graph.node if n.op_type in WEIGHTED}.intersection(
+            plan.nodes
+        )
+        possible, refused = decide(graph, self.seen or ranges, integral=integral)
         low = {graph.graph.node[index].name for index in possible}
         typed, casts = lower_floats(written, low, stage=STAGE)
         depth = roundings(typed)
