@@ -26,6 +26,7 @@ import torch
 
 from inception_deploy.engines.base import Array
 from inception_deploy.locate.anatomy import Anatomy, Grid
+from inception_deploy.precisions.fp16 import CONFIDENCE
 
 __all__ = ["CLIPPED", "FLOAT32", "Allowance", "Cut", "allowance", "cut_off", "weights_explain"]
 
@@ -37,9 +38,8 @@ CLIPPED = 4.0
 """Steps. The calibrators of this package stay below one on the images they have seen, and below two
 on others (`calibrators/auto.py` weighs what is cut off sixteen times)."""
 
-_HALF_UNIT, _HALF_CONFIDENCE = 2.0**-11, 4.0
-_INT8_UNIT, _INT8_CONFIDENCE = 1 / 255, 8.0
-"""As `precisions/fp16.py` and `precisions/int8.py` have them; λ·u per √n."""
+_HALVES = {10: 2.0**-11, 16: 2.0**-8}
+"""`TensorProto.DataType` → unit roundoff, of float16 and bfloat16."""
 
 _WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
@@ -68,28 +68,32 @@ class Cut:
     inside: float
 
 
-def allowance(nodes: Sequence[onnx.NodeProto], shared_step: float) -> Allowance:
+def allowance(nodes: Sequence[onnx.NodeProto], shared_step: float, eight_bits: float) -> Allowance:
     """What a piece made of `nodes` may add.
 
     Args:
+        eight_bits: λ·u of the precision that quantises.
         shared_step: half a step of the tensor's grid in units of its largest value, where the grid
             is another tensor's too; else 0.
     """
     kinds = [node.op_type for node in nodes]
     integers = "QuantizeLinear" in kinds or "DequantizeLinear" in kinds
-    halves = sum(
-        node.op_type == "Cast" and any(a.name == "to" and a.i in (10, 16) for a in node.attribute)
+    halves = [
+        _HALVES[a.i]
         for node in nodes
-    )
+        if node.op_type == "Cast"
+        for a in node.attribute
+        if a.name == "to" and a.i in _HALVES
+    ]
     weighted = sum(kind in _WEIGHTED for kind in kinds)
     if integers:
         count = max(kinds.count("QuantizeLinear") + weighted, 1)
-        bound = FLOAT32 + _INT8_CONFIDENCE * _INT8_UNIT * math.sqrt(count)
-        return Allowance(max(bound, 2 * shared_step), f"INT8, {count} roundings")
+        bound = FLOAT32 + eight_bits * math.sqrt(count)
+        return Allowance(max(bound, 2 * shared_step), f"{count} roundings to eight bits")
     if halves:
-        count = halves + 2 * weighted
-        bound = FLOAT32 + _HALF_CONFIDENCE * _HALF_UNIT * math.sqrt(count)
-        return Allowance(bound, f"FP16, {count} roundings")
+        count = len(halves) + 2 * weighted
+        bound = FLOAT32 + CONFIDENCE * max(halves) * math.sqrt(count)
+        return Allowance(bound, f"{count} roundings to half precision")
     return Allowance(FLOAT32 * max(weighted, 1), "float32")
 
 

@@ -128,6 +128,8 @@ class Anatomy:
 
     def _integers(self, node: onnx.NodeProto) -> Weights:
         steps, scale, *rest = (numpy_helper.to_array(self.constants[n]) for n in node.input)
+        if steps.dtype.kind not in "iu":
+            return _eight_bit_floats(steps, scale)
         zero = rest[0].astype(np.int64) if rest else np.zeros_like(scale, np.int64)
         shape = [1] * steps.ndim
         if scale.ndim:
@@ -175,6 +177,16 @@ class Anatomy:
     def steps(self, nodes: Iterator[onnx.NodeProto]) -> list[onnx.NodeProto]:
         """Those of `nodes` that compute something: no quantisers, no casts, no weights' way."""
         return [n for n in nodes if n.op_type not in (*_QUANTISERS, "Cast", "Identity")]
+
+
+def _eight_bit_floats(steps: NDArray[Any], scale: NDArray[Any]) -> Weights:
+    """E4M3: three bits of a mantissa, subnormal numbers in steps of 2⁻⁹, the largest is 448."""
+    exact = steps.astype(np.float64)
+    step = float(scale.reshape(-1)[0]) if scale.size == 1 else scale.astype(np.float64)
+    if scale.size != 1:
+        step = np.reshape(step, (-1, *[1] * (steps.ndim - 1)))
+    unit = _SLACK * step * np.maximum(np.abs(exact) * 2.0**-4, 2.0**-10)
+    return Weights((exact * step).astype(np.float32), unit, np.abs(exact) == 448.0, False)
 
 
 def _plain(tensor: onnx.TensorProto) -> Weights:

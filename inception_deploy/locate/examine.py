@@ -60,6 +60,7 @@ def examine(
     blocks: Sequence[str],
     before: Before,
     table: Ranges | None = None,
+    eight_bits: float = 0.0,
     progress: Progress | None = None,
 ) -> Examined:
     """Walk through a stage.
@@ -72,11 +73,14 @@ def examine(
         before: what the nodes were before, for explanations. Where it is a graph whose nodes the
             stage keeps (lowering), weights are compared one by one.
         table: the calibrated ranges that the graph's grids should hold.
+        eight_bits: λ·u of the precision that quantises, where one does.
 
     Raises:
         StageError: a graph cannot be run.
     """
-    run = _Examination(stage, truth, after, Anatomy(written), images, blocks, before, table)
+    run = _Examination(
+        stage, truth, after, Anatomy(written), images, blocks, before, table, eight_bits
+    )
     run.shapes()
     for step in walk(truth, after, images, progress=progress):
         run.look(step)
@@ -109,6 +113,7 @@ class _Examination:
     blocks: Sequence[str]
     before: Before
     table: Ranges | None
+    eight_bits: float
     seen: list[_Seen] = field(default_factory=list)
     found: list[tuple[int, Finding]] = field(default_factory=list)
     blown: bool = False
@@ -171,7 +176,7 @@ class _Examination:
         cut = cut_off(step.want, step.own, grid) if grid and finite else None
         scale = float(np.abs(step.want).max(initial=0.0))
         shared = grid.scale / 2 / scale if grid and scale else 0.0
-        narrow, wide = allowance(nodes, 0.0), allowance(nodes, shared)
+        narrow, wide = (allowance(nodes, step_, self.eight_bits) for step_ in (0.0, shared))
         if finite and scale and _excess(own, cut, narrow):
             explained = self._cancelling(steps, step) / scale
             narrow, wide = (_raised(a, explained) for a in (narrow, wide))
@@ -214,7 +219,10 @@ class _Examination:
             if np.isfinite(values[name]).all():
                 continue
             node = self.after.node_of(name)
-            reads = [n for n in node.input if n in values or n in given]
+            asked = node
+            while asked.op_type == "Cast" and asked.input[0] not in (*values, *given):
+                asked = self.after.node_of(asked.input[0])  # the half itself is no float32 tensor
+            reads = [n for n in asked.input if n in values or n in given]
             ranges = [
                 f"'{n}' from {float(v.min()):.4g} to {float(v.max()):.4g}"
                 for n in reads
@@ -392,6 +400,8 @@ def _merged(findings: Sequence[Finding]) -> list[Finding]:
             found[node] = finding
             continue
         kept = found[node]
+        if finding.kind == "nonfinite":
+            kept, finding = finding, kept
         found[node] = replace(kept, causes=tuple(dict.fromkeys((*kept.causes, *finding.causes))))
     return list(found.values())
 

@@ -21,6 +21,7 @@ from torch import nn
 from inception_deploy.artifact import Golden
 from inception_deploy.bundle import Bundle
 from inception_deploy.compare import reference_of_bundle
+from inception_deploy.deployed import open_deployed, runner
 from inception_deploy.engines import ENGINES
 from inception_deploy.errors import BundleError, InceptionDeployError, MissingDependency, StageError
 from inception_deploy.fuse import rewritings
@@ -35,10 +36,13 @@ from inception_deploy.locate.truth import GraphTruth, RecordedTruth, TorchTruth,
 from inception_deploy.lowering.rounding import rounded
 from inception_deploy.onnx_file import OnnxNetwork
 from inception_deploy.pixels import fed, with_pixel_input
+from inception_deploy.precisions import PRECISIONS
+from inception_deploy.precisions.int8 import Int8
 from inception_deploy.progress import Progress, SilentProgress
 from inception_deploy.proof import FP32_BOUND
 from inception_deploy.ranges import Ranges
 from inception_deploy.reference import Reference
+from inception_deploy.targets import TARGETS
 
 __all__ = ["IMAGES", "locate"]
 
@@ -186,6 +190,7 @@ class _Search:
                     blocks=self.blocks,
                     before=before,
                     table=table,
+                    eight_bits=self._eight_bits(),
                     progress=self.progress,
                 )
                 self.memory[self._key(stage, between)] = found
@@ -337,9 +342,18 @@ class _Search:
             return None, frozenset(), f"the rewrites cannot be run again: {error}"
         return model, frozenset(changed), None
 
+    def _eight_bits(self) -> float:
+        """λ·u of the precision that quantises; 0 of one that does not."""
+        precision = PRECISIONS.get(str(self.bundle.manifest["precision"]))
+        if not isinstance(precision, Int8):
+            return 0.0
+        target = TARGETS.get(str(self.bundle.manifest["target"]))
+        precision = precision.at(target.placement)
+        return precision.confidence * precision.unit
+
     def _table(self) -> Ranges | None:
         values = self.bundle.read_json("calibration.json")
-        if values is None or self.bundle.manifest["precision"] not in ("int8",):
+        if values is None or not self._eight_bits():
             return None
         return Ranges.from_dict(values)
 
@@ -351,8 +365,11 @@ class _Search:
         if not np.isfinite(written).all():
             return
         try:
-            engine = ENGINES.get(target)
-            with engine.session(self.bundle.model) as session:
+            if runner(target).name != TARGETS.get(target).engine:
+                skipped = f"the device of {target} is not here"
+                self._took(Transition("engine", between, 0, skipped))
+                return
+            with open_deployed(self.bundle) as session:
                 ran = session.run(self.golden.feed)
         except (MissingDependency, StageError) as error:
             findings = []

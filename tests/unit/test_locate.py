@@ -229,11 +229,13 @@ def test_allowances_follow_the_roundings_of_a_piece() -> None:
     conv = helper.make_node("Conv", ["x", "w"], ["y"])
     there = helper.make_node("QuantizeLinear", ["y", "s"], ["q"])
     back = helper.make_node("DequantizeLinear", ["q", "s"], ["z"])
-    plain = allowance([conv], 0.0).largest
-    integer = allowance([conv, there, back], 0.0).largest
+    plain = allowance([conv], 0.0, 8 / 255).largest
+    integer = allowance([conv, there, back], 0.0, 8 / 255).largest
     assert plain == FLOAT32
     assert integer == pytest.approx(FLOAT32 + 8 / 255 * np.sqrt(2))
-    assert allowance([there, back], 0.5).largest == 1.0  # a grid shared with a wider tensor
+    assert (
+        allowance([there, back], 0.5, 8 / 255).largest == 1.0
+    )  # a grid shared with a wider tensor
 
 
 def test_what_a_grid_cuts_off_is_told_from_its_rounding() -> None:
