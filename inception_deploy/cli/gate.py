@@ -56,7 +56,7 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
     "--min-sqnr",
     type=float,
     metavar="DB",
-    help="Least SQNR of the outputs. Default: fp32 60, fp16 40, bf16 25, int8 20, fp8 15.",
+    help="Least SQNR of the outputs. Default: fp32 60, fp16 30, bf16 15, int8 10, fp8 5.",
 )
 @click.option(
     "--max-p99-ms", type=float, metavar="MS", help="Largest 99th percentile of a batch's latency."

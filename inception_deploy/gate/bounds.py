@@ -35,10 +35,10 @@ class BoundValues:
 
 DEFAULTS: Mapping[str, BoundValues] = {
     "fp32": BoundValues(max_drop=0.5, min_agreement=99.0, min_sqnr=60.0),
-    "fp16": BoundValues(max_drop=0.5, min_agreement=99.0, min_sqnr=40.0),
-    "bf16": BoundValues(max_drop=0.5, min_agreement=98.0, min_sqnr=25.0),
-    "int8": BoundValues(max_drop=0.5, min_agreement=97.0, min_sqnr=20.0),
-    "fp8": BoundValues(max_drop=0.5, min_agreement=95.0, min_sqnr=15.0),
+    "fp16": BoundValues(max_drop=0.5, min_agreement=99.0, min_sqnr=30.0),
+    "bf16": BoundValues(max_drop=0.5, min_agreement=98.0, min_sqnr=15.0),
+    "int8": BoundValues(max_drop=0.5, min_agreement=97.0, min_sqnr=10.0),
+    "fp8": BoundValues(max_drop=0.5, min_agreement=95.0, min_sqnr=5.0),
 }
 """By precision; docs/decisions/005-gate-statistics.md says why."""
 

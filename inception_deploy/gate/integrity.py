@@ -156,7 +156,8 @@ def _grids(model: onnx.ModelProto) -> Mapping[str, tuple[float, float, float]]:
     constants = {c.name: c for c in model.graph.initializer}
     found: dict[str, tuple[float, float, float]] = {}
     for node in model.graph.node:
-        if node.op_type != "QuantizeLinear" or len(node.input) < 3:
+        # the tensor keeps its name where it comes back from the integers
+        if node.op_type != "DequantizeLinear" or len(node.input) < 3:
             continue
         if not {node.input[1], node.input[2]} <= set(constants):
             continue
@@ -166,7 +167,7 @@ def _grids(model: onnx.ModelProto) -> Mapping[str, tuple[float, float, float]]:
             continue
         limits = np.iinfo(zero.dtype)
         step, offset = float(scale.reshape(())), int(zero.reshape(()))
-        found[node.input[0]] = (
+        found[node.output[0]] = (
             step * (limits.min - offset),
             step * (limits.max - offset),
             step,

@@ -24,6 +24,9 @@ CALIBRATION_BINS = 15
 """Bins of equal width for the expected calibration error: as in Guo et al., "On calibration of
 modern neural networks", ICML 2017, whose definition of it is used."""
 
+MOST_CONFUSED = 2048
+"""Classes up to which labels are counted against choices: 16 MB, whatever the number of images."""
+
 _LEADS = 1 << 15
 """Non-negative numbers of 8 exponent and 7 mantissa bits: the keys that leads are counted under."""
 
@@ -64,6 +67,8 @@ class Tally:
         per_class = outputs if self.labelled else 0
         self._by_class = np.zeros((3, per_class), np.int64)  # images, right before, right after
         self._bins = np.zeros((2, 3, CALIBRATION_BINS))  # side; images, confidence, right
+        kept = per_class if per_class <= MOST_CONFUSED else 0
+        self._confusion = np.zeros((kept, kept), np.int32)  # label; what the reference says
 
     def add(self, want: NDArray[Any], have: NDArray[Any], labels: NDArray[Any] | None) -> None:
         """Take in one batch.
@@ -94,6 +99,12 @@ class Tally:
         """(3, K): images of each class, how many the reference has right, how many the other."""
         return self._by_class
 
+    def relabelled(self) -> int | None:
+        """Images the reference would hit if every class were called what it takes most of its
+        images for: what is left of its accuracy when labels are numbered in another order. None
+        for more classes than `MOST_CONFUSED`."""
+        return int(self._confusion.max(axis=1).sum()) if self._confusion.size else None
+
     def calibration_error(self) -> tuple[float, float]:
         """Expected calibration error of both sides: mean |confidence − accuracy| over the bins,
         weighted by the images in them; fractions. Needs labels."""
@@ -113,6 +124,10 @@ class Tally:
             "shifted": list(self.shifted),
             "leads": [[int(k), *(int(n) for n in self._leads[:, k])] for k in kept],
             "by_class": self._by_class.tolist(),
+            "confusion": [
+                [int(i), int(j), int(self._confusion[i, j])]
+                for i, j in np.argwhere(self._confusion)
+            ],
             "bins": self._bins.tolist(),
         }
 
@@ -131,6 +146,8 @@ class Tally:
         tally.shifted = [int(n) for n in values["shifted"]]
         for key, agreeing, disagreeing in values["leads"]:
             tally._leads[:, int(key)] = agreeing, disagreeing
+        for label, said, count in values["confusion"]:
+            tally._confusion[int(label), int(said)] = int(count)
         for name in ("by_class", "bins"):
             array: NDArray[Any] = getattr(tally, f"_{name}")
             array[...] = np.array(values[name]).reshape(array.shape)
@@ -158,6 +175,8 @@ class Tally:
             self._by_class, (np.ones(len(labels), bool), right_want, right_have), strict=True
         ):
             np.add.at(row, labels[hits], 1)
+        if self._confusion.size:
+            np.add.at(self._confusion, (labels, top_want[:, 0]), 1)
         sides = ((want, top_want, right_want), (have, top_have, right_have))
         for bins, (outputs, top, right) in zip(self._bins, sides, strict=True):
             confidence = self._confidence(outputs, top[:, 0])

@@ -330,6 +330,28 @@ def test_labels_counted_from_one(
     assert "every label were one less" in verdict.reason
 
 
+def test_labels_in_another_order(
+    bundle: Bundle, reference: Reference, shown: Batch, tmp_path: Path
+) -> None:
+    order = np.random.default_rng(0).permutation(CLASSES)
+    data = npz(tmp_path / "d.npz", shown.pixels, order[shown.labels])
+    verdict = gate(bundle, data=data, pieces=False, reference=reference)
+    assert names(verdict) == ["labels"]
+    assert "numbered in another order" in verdict.reason
+
+
+def test_images_that_are_merely_harder(
+    bundle: Bundle, reference: Reference, shown: Batch, tmp_path: Path
+) -> None:
+    noise = np.random.default_rng(0).normal(scale=70, size=shown.pixels.shape)
+    pixels = np.clip(shown.pixels + noise, 0, 255).astype(np.uint8)
+    data = npz(tmp_path / "d.npz", pixels, shown.labels)
+    verdict = gate(bundle, Bounds.asked("int8", min_agreement=10.0), data=data, pieces=False,
+                   reference=reference)  # fmt: skip
+    assert verdict.parity.top1_reference < 60  # 96 at export
+    assert decided(verdict, "labels").outcome == "PASS"
+
+
 def test_labels_out_of_range(
     bundle: Bundle, reference: Reference, shown: Batch, tmp_path: Path
 ) -> None:
