@@ -59,6 +59,7 @@ from inception_deploy.manifest import graph_facts
 from inception_deploy.observation import observed
 from inception_deploy.pipeline import CHANNEL_BATCH, CHANNEL_IMAGES, deploy
 from inception_deploy.precisions import PRECISIONS, Precision
+from inception_deploy.precisions.int8 import Int8
 from inception_deploy.ranges import Ranges
 from inception_deploy.recipe import PrecisionName, Recipe
 from inception_deploy.reference import Reference
@@ -238,7 +239,23 @@ class Garden:
                     fused, [self.inputs[:16]], engine=_onnxruntime(), data_digest="", total=1
                 )
                 ranges = replace(ranges, tensors={**seen.tensors, **ranges.tensors})
-        return self._precision.lower(fused, ranges).model
+        return self._knowing(fused).lower(fused, ranges).model
+
+    def _knowing(self, fused: onnx.ModelProto) -> Precision:
+        """The precision, without what it knows of channels that this graph does not have.
+
+        A fault may keep a rewrite from running that brings channels along.
+        """
+        precision = self._precision
+        if not isinstance(precision, Int8) or not precision.statistics:
+            return precision
+        shapes = {v.name: v.type.tensor_type.shape.dim for v in fused.graph.value_info}
+        same = {
+            name: seen
+            for name, seen in precision.statistics.items()
+            if name not in shapes or shapes[name][1].dim_value == len(seen.mean)
+        }
+        return precision.informed(same)
 
 
 def _onnxruntime() -> Engine:
