@@ -8,6 +8,7 @@ import hashlib
 import itertools
 import math
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -22,7 +23,10 @@ from inception_deploy.errors import BundleError
 from inception_deploy.report import BundleData, load_bundle, render, write_report
 
 BUNDLES = Path(__file__).parents[1] / "golden" / "report_bundle"
-NAMES = ("googlenet_fp16", "inception_v3_fp32_random", "googlenet_int8_fail")
+NAMES = (
+    *("googlenet_fp16", "inception_v3_fp32_random", "googlenet_int8_fail"),
+    "googlenet_int8_bench",
+)
 VOID = {"meta", "link", "img", "br", "hr", "input"}
 THIN = "\u202f"
 
@@ -300,7 +304,7 @@ def test_without_a_command_the_recipe_reproduces() -> None:
 
 
 def test_comparison_comes_first_then_a_section_each() -> None:
-    html = render([bundle(name) for name in NAMES])
+    html = render([bundle(name) for name in NAMES[:3]])
     page = Page(html)
     assert "Comparison of 3 bundles" in page.text
     places = [html.index(f'id="{part}"') for part in ("comparison", "tradeoff-title", "b1", "b3")]
@@ -499,3 +503,19 @@ def test_importing_the_report_imports_nothing_heavy() -> None:
     heavy = "{'torch', 'onnx', 'onnxruntime', 'numpy', 'PIL'} & set(sys.modules)"
     code = f"import sys, inception_deploy.report\nassert not {heavy}, {heavy}"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+# -- many bundles
+
+
+def test_twenty_bundles_on_disk_share_their_pictures(tmp_path: Path) -> None:
+    paths = []
+    for number in range(20):
+        paths.append(tmp_path / f"bundle{number}")
+        shutil.copytree(BUNDLES / "googlenet_int8_bench", paths[-1])
+    started = time.perf_counter()
+    page = render([load_bundle(path) for path in paths])
+    assert time.perf_counter() - started < 5
+    assert len(page.encode()) < 3_000_000
+    assert page.count("The first sample image after the step crop") == 1  # shown once
+    assert page.count("Pictures of each step: as for") == 19

@@ -15,7 +15,10 @@ import pytest
 from inception_deploy.report import load_bundle, render
 
 BUNDLES = Path(__file__).parents[1] / "golden" / "report_bundle"
-NAMES = ("googlenet_fp16", "inception_v3_fp32_random", "googlenet_int8_fail")
+NAMES = (
+    *("googlenet_fp16", "inception_v3_fp32_random", "googlenet_int8_fail"),
+    "googlenet_int8_bench",
+)
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
 
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="no chromium on this machine")
@@ -46,35 +49,30 @@ addEventListener("load", () => {{
 </script>"""
 
 
+def browser(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Headless, with what pages write to the console on stderr."""
+    command = [
+        *(str(BROWSER), "--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"),
+        *("--disable-dev-shm-usage", "--disable-background-networking", "--no-first-run"),
+        *("--disable-component-update", "--enable-logging=stderr"),
+        f"--user-data-dir={tmp_path / 'profile'}",
+        *arguments,
+    ]
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=120)
+
+
 def measured(names: tuple[str, ...], width: int, tmp_path: Path) -> dict[str, Any]:
     page = render([load_bundle(BUNDLES / name) for name in names])
     wrapper = tmp_path / "wrapper.html"
     wrapper.write_text(WRAPPER.format(width=width, page=html.escape(page)), encoding="utf-8")
-    command = [
-        *(
-            str(BROWSER),
-            "--headless=new",
-            "--no-sandbox",
-            "--disable-gpu",
-            "--disable-dev-shm-usage",
-        ),
-        *("--disable-background-networking", "--disable-component-update", "--hide-scrollbars"),
-        *(
-            "--no-first-run",
-            f"--user-data-dir={tmp_path / 'profile'}",
-            "--virtual-time-budget=5000",
-            "--dump-dom",
-        ),
-        wrapper.as_uri(),
-    ]
-    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=120)
+    done = browser(tmp_path, "--virtual-time-budget=5000", "--dump-dom", wrapper.as_uri())
     found = re.search(r"<body>(.*)</body>", done.stdout, re.DOTALL)
     assert found, done.stdout[-500:]
     return dict(json.loads(html.unescape(found.group(1))))
 
 
 @pytest.mark.parametrize("width", [390, 1280])
-@pytest.mark.parametrize("names", [NAMES[:1], NAMES], ids=["one", "three"])
+@pytest.mark.parametrize("names", [NAMES[:1], NAMES[3:], NAMES], ids=["one", "benched", "four"])
 def test_fits_the_window(names: tuple[str, ...], width: int, tmp_path: Path) -> None:
     layout = measured(names, width, tmp_path)
     assert layout["client"] == width
@@ -84,3 +82,21 @@ def test_fits_the_window(names: tuple[str, ...], width: int, tmp_path: Path) -> 
     cut = [text for text, beyond, _ in layout["texts"] if beyond > 2]
     assert cut == []  # no chart label sticks out of its chart
     assert min(height for *_, height in layout["texts"]) > 9  # readable, also on the phone
+
+
+def test_console_stays_silent_and_paper_is_a4(tmp_path: Path) -> None:
+    page, paper = tmp_path / "report.html", tmp_path / "report.pdf"
+    page.write_text(render([load_bundle(BUNDLES / name) for name in NAMES]), encoding="utf-8")
+    done = browser(tmp_path, f"--print-to-pdf={paper}", "--no-pdf-header-footer", page.as_uri())
+    assert "CONSOLE" not in done.stderr
+    boxes = re.findall(rb"/MediaBox\s*\[\s*0 0 ([\d.]+) ([\d.]+)\s*\]", paper.read_bytes())
+    assert len(boxes) > 4
+    for width, height in boxes:  # points of 1/72 inch
+        assert abs(float(width) - 595.3) < 1.5
+        assert abs(float(height) - 841.9) < 1.5
+
+
+def test_the_console_would_be_heard(tmp_path: Path) -> None:
+    page = tmp_path / "loud.html"
+    page.write_text("<script>console.error('heard')</script>", encoding="utf-8")
+    assert "CONSOLE" in browser(tmp_path, "--dump-dom", page.as_uri()).stderr

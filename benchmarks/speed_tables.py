@@ -1,0 +1,82 @@
+"""The tables of docs/bench.md, written from the result files of the speed benchmarks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+__all__ = ["export_time_table", "harness_table", "sweep_table"]
+
+
+def harness_table(facts: Mapping[str, Any]) -> str:
+    """The harness beside its goals."""
+    goals = facts["goals"]
+    lines = [
+        "| | measured | goal |",
+        "|---|---:|---:|",
+        f"| null engine, per query | {facts['harness_us']:.1f} µs | < {goals['harness_us']:g} µs |",
+    ]
+    for batch, found in facts["against_itself"].items():
+        lines.append(
+            f"| a bundle against itself, batch {batch}: runs within 1 ± {goals['within']:g} "
+            f"| {found['within']} of {found['runs']} (median {found['median']:.3f}, furthest "
+            f"{found['furthest']:.3f}) | {goals['runs_within']} of 10 |"
+        )
+    lines.append(
+        f"| `bench` of one bundle, defaults | {facts['bench_seconds']:.1f} s "
+        f"| < {goals['bench_seconds']:g} s |"
+    )
+    return "\n".join([*lines, "", _where(facts)]) + "\n"
+
+
+def sweep_table(facts: Mapping[str, Any]) -> str:
+    """Median milliseconds per batch, and the ratio to the first candidate of the row."""
+    keys = list(
+        dict.fromkeys(
+            (f["engine"], f["precision"]) for row in facts["rows"] for f in row["figures"]
+        )
+    )
+    head = " | ".join(f"{engine} {precision}" for engine, precision in keys)
+    lines = [f"| network, batch | {head} |", "|---|" + "---:|" * len(keys)]
+    for row in facts["rows"]:
+        ratios = {(r["of"], r["batch"]): r["ratio"] for r in row["ratios"]}
+        medians = {(f["engine"], f["precision"], f["batch"]): f for f in row["figures"]}
+        for batch in dict.fromkeys(f["batch"] for f in row["figures"]):
+            cells = []
+            for engine, precision in keys:
+                found = medians.get((engine, precision, batch))
+                ratio = ratios.get((f"{engine}:{precision}", batch))
+                said = "–" if found is None else f"{found['median_ms']:.1f} ms"
+                cells.append(said if ratio is None else f"{said} ({ratio:.2f}×)")
+            lines.append(f"| {row['network']}, {batch} | " + " | ".join(cells) + " |")
+    return "\n".join([*lines, "", _where(facts)]) + "\n"
+
+
+def export_time_table(facts: Mapping[str, Any]) -> str:
+    """Seconds by stage, and the most memory."""
+    lines = [
+        "| network | precision | seconds | export | rewrites | lowering | rest | peak memory |",
+        "|---|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    for row in facts["rows"]:
+        stages = row["stages"]
+        spent = " | ".join(
+            f"{stages[name]:.1f}" if name in stages else "–"
+            for name in ("export", "fuse", "lower", "other")
+        )
+        lines.append(
+            f"| {row['network']} | {row['precision']} | {row['seconds']:.1f} | {spent} "
+            f"| {row['peak_rss_mb']:,} MB |"
+        )
+    return "\n".join([*lines, "", _where(facts)]) + "\n"
+
+
+def _where(facts: Mapping[str, Any]) -> str:
+    machine, versions = facts["machine"], facts["versions"]
+    libraries = ", ".join(
+        f"{name} {versions[name]}"
+        for name in ("torch", "onnxruntime", "openvino")
+        if name in versions
+    )
+    isa = ", ".join(machine["isa"])
+    return f"On {machine['cores']} cores of an {machine['cpu']} ({isa}); {libraries}."
