@@ -13,7 +13,7 @@ import pytest
 from onnx import helper, numpy_helper
 
 from benchmarks.faults import FAULTS
-from benchmarks.mutation import Garden, plant
+from benchmarks.gardens import Garden, plant
 from benchmarks.subjects import Subject
 from inception_deploy.bundle import Bundle
 from inception_deploy.cli.main import main

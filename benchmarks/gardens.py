@@ -1,0 +1,226 @@
+"""A correct bundle with all that planting needs, and the planting."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from benchmarks.faults import Planted, Site
+from benchmarks.subjects import Subject
+from inception_deploy.artifact import model_digest
+from inception_deploy.bundle import Bundle
+from inception_deploy.calibrate import observe
+from inception_deploy.channels import observe_channels
+from inception_deploy.compare import reference_of_bundle
+from inception_deploy.engines import ENGINES, Engine
+from inception_deploy.fuse import rewritings
+from inception_deploy.images import ImageSet
+from inception_deploy.locate.inputs import images_of
+from inception_deploy.manifest import graph_facts
+from inception_deploy.observation import observed
+from inception_deploy.pipeline import CHANNEL_BATCH, CHANNEL_IMAGES
+from inception_deploy.precisions import PRECISIONS, Precision
+from inception_deploy.precisions.int8 import Int8
+from inception_deploy.ranges import Ranges
+from inception_deploy.recipe import PrecisionName, Recipe
+from inception_deploy.reference import Reference
+from inception_deploy.targets import TARGETS
+
+__all__ = ["Garden", "plant"]
+
+
+@dataclass(frozen=True)
+class Garden:
+    """A correct bundle with all that planting needs, made once per network and precision."""
+
+    subject: Subject
+    precision: PrecisionName
+
+    @cached_property
+    def memory(self) -> dict[Hashable, Any]:
+        """What `locate` knows of the plain export, which most mutants share."""
+        return {}
+
+    @cached_property
+    def bundle(self) -> Bundle:
+        return self.subject.bundle(self.precision)
+
+    @cached_property
+    def reference(self) -> Reference:
+        return reference_of_bundle(self.bundle)
+
+    @cached_property
+    def exported(self) -> onnx.ModelProto:
+        return onnx.load(self.bundle.reference)
+
+    @cached_property
+    def deployed(self) -> onnx.ModelProto:
+        return onnx.load(self.bundle.model)
+
+    @cached_property
+    def blocks(self) -> tuple[str, ...]:
+        return tuple(b["name"] for b in self.bundle.read_json("parity.json")["blocks"])
+
+    @cached_property
+    def images(self) -> ImageSet:
+        return images_of(self.bundle, None)
+
+    @cached_property
+    def inputs(self) -> NDArray[np.float32]:
+        return np.concatenate([batch.inputs for batch in self.images.batches()])
+
+    @cached_property
+    def labels(self) -> NDArray[np.int64]:
+        labels = self.images.dataset.labels
+        assert labels is not None
+        return labels[self.images.indices]
+
+    @cached_property
+    def outputs(self) -> NDArray[np.float32]:
+        """Of the correct bundle on all images."""
+        return self.run(self.bundle.model)
+
+    def run(self, model: Path) -> NDArray[np.float32]:
+        """A graph on all images, as its engine runs it. Raises `StageError`."""
+        with ENGINES.get(str(self.bundle.manifest["target"])).session(model, threads=1) as session:
+            rows = [session.run(self.inputs[i : i + 16]) for i in range(0, len(self.inputs), 16)]
+        return np.concatenate(rows)
+
+    @cached_property
+    def site(self) -> Site:
+        return Site(
+            reference=self.exported,
+            lowered=self.deployed,
+            precision=self.precision,
+            preprocessing=self.bundle.manifest["preprocessing"],
+            table=self.bundle.read_json("calibration.json"),
+            classes=int(self.bundle.manifest["weights"]["num_classes"]),
+        )
+
+    def fused(self, exported: onnx.ModelProto) -> onnx.ModelProto:
+        """What the rewrites of this target make of a graph, unproven."""
+        model = exported
+        rewrites = TARGETS.get(str(self.bundle.manifest["target"])).rewrites(self.precision)
+        for turn in rewritings(exported, rewrites, keep=self.blocks):
+            model = turn.model
+        return model
+
+    @cached_property
+    def _precision(self) -> Precision:
+        """As `deploy` had it: with what was seen of the channels, where it wants that."""
+        recipe = Recipe.from_dict(dict(self.bundle.manifest["recipe"]))
+        target = TARGETS.get(recipe.target)
+        precision = PRECISIONS.get(self.precision)
+        precision = precision.at(target.placement, reduce_range=recipe.reduce_range)
+        fused = self.fused(self.exported)
+        watched = precision.watched(fused) if precision.needs_ranges else None
+        if watched is None:
+            return precision
+        from inception_deploy.images import choose_images
+
+        chosen = choose_images(
+            recipe.calibration or recipe.data or self.reference.default_data,
+            self.reference.preprocessing,
+            count=recipe.calibration_size,
+            seed=recipe.seed + 1,
+            skip_bad=False,
+            split="train",
+        ).spread(CHANNEL_IMAGES)
+        statistics = observe_channels(
+            fused,
+            (batch.inputs for batch in chosen.batches(CHANNEL_BATCH)),
+            tensors=tuple(watched),
+            engine=_onnxruntime(),
+            total=chosen.batch_count(CHANNEL_BATCH),
+        )
+        return precision.informed(statistics)
+
+    def lowered(
+        self, fused: onnx.ModelProto, table: Mapping[str, Any] | None = None
+    ) -> onnx.ModelProto:
+        """A rewritten graph in the bundle's precision, unproven, with the correct ranges."""
+        values = table or self.site.table
+        ranges = None if values is None else Ranges.from_dict(values)
+        if ranges is not None:
+            watched = self._precision.watched(fused) or observed(fused)
+            if any(name not in ranges.tensors for name in watched):
+                # a tensor that the fault brought along: its range is taken as it is
+                seen = observe(
+                    fused, [self.inputs[:16]], engine=_onnxruntime(), data_digest="", total=1
+                )
+                ranges = replace(ranges, tensors={**seen.tensors, **ranges.tensors})
+        return self._knowing(fused).lower(fused, ranges).model
+
+    def _knowing(self, fused: onnx.ModelProto) -> Precision:
+        """The precision, without what it knows of channels that this graph does not have.
+
+        A fault may keep a rewrite from running that brings channels along.
+        """
+        precision = self._precision
+        if not isinstance(precision, Int8) or not precision.statistics:
+            return precision
+        shapes = {v.name: v.type.tensor_type.shape.dim for v in fused.graph.value_info}
+        same = {
+            name: seen
+            for name, seen in precision.statistics.items()
+            if name not in shapes or shapes[name][1].dim_value == len(seen.mean)
+        }
+        return precision.informed(same)
+
+
+def _onnxruntime() -> Engine:
+    return ENGINES.get("onnxruntime")
+
+
+def plant(garden: Garden, planted: Planted, seed: int, folder: Path) -> tuple[Bundle, str | None]:
+    """The bundle with a fault in it, in `folder`, and the data to judge it on (None: its own)."""
+    shutil.copytree(garden.bundle.path, folder)
+    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    changed: dict[str, str] = {}
+    if planted.reference is not None or planted.table is not None:
+        exported = planted.reference or garden.exported
+        fused = garden.fused(exported)
+        deployed = garden.lowered(fused, planted.table)
+        last = [s for s in manifest["stages"] if s["name"].startswith("lower/")][-1]
+        changed[last["before"]] = model_digest(fused)
+        if planted.reference is not None and seed == 0:
+            changed[manifest["stages"][0]["after"]] = model_digest(exported)
+            onnx.save(exported, folder / "reference.onnx")
+    else:
+        deployed = planted.lowered or garden.deployed
+    table = planted.table or garden.site.table
+    if table is not None and changed:
+        # a table is of the graph that was lowered, and says so
+        text = json.dumps({**table, "model": changed.get(table["model"], table["model"])}, indent=2)
+        (folder / "calibration.json").write_text(text, encoding="utf-8")
+    if deployed is not garden.deployed:
+        changed[manifest["stages"][-1]["after"]] = model_digest(deployed)
+        onnx.save(deployed, folder / "model.onnx")
+    for stage in manifest["stages"]:
+        for end in ("before", "after"):
+            stage[end] = changed.get(stage[end], stage[end])
+    manifest["graph"] = graph_facts(folder / "model.onnx")
+    manifest["reference"] = graph_facts(folder / "reference.onnx")
+    if planted.preprocessing is not None:
+        manifest["preprocessing"] = dict(planted.preprocessing)
+    data = None
+    if planted.labels is not None:
+        file = folder.with_name(f"{folder.name}-data.npz")
+        labels = planted.labels(garden.labels)
+        np.savez(file, images=_pictures(garden.images), labels=labels)
+        data = str(file)
+    return Bundle.seal(folder, manifest), data
+
+
+def _pictures(images: ImageSet) -> NDArray[np.uint8]:
+    """uint8 (N, H, W, 3), as they are before preprocessing."""
+    return np.stack([np.asarray(s.image, np.uint8) for s in images.samples()])
