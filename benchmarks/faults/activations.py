@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
+import onnx
 from onnx import helper, numpy_helper
 
 from benchmarks.faults.base import Fault, Planted, Site, edited, pick
@@ -48,8 +51,8 @@ class AddedRelu(Fault):
         return Planted((name,), f"a ReLU behind {name}", reference=edit.done())
 
 
-def _rectified(readers: list[object]) -> bool:
-    return any(getattr(reader, "op_type", "") == "Relu" for reader in readers)
+def _rectified(readers: Sequence[onnx.NodeProto]) -> bool:
+    return any(reader.op_type == "Relu" for reader in readers)
 
 
 class Relu6(Fault):
@@ -63,8 +66,8 @@ class Relu6(Fault):
         node = pick(rng, list(edit.of_kind("Relu")))
         if node is None:
             return None
-        low = numpy_helper.from_array(np.float32(0.0).reshape(()), f"{node.name}//low")
-        high = numpy_helper.from_array(np.float32(6.0).reshape(()), f"{node.name}//high")
+        low = numpy_helper.from_array(np.array(0.0, np.float32), f"{node.name}//low")
+        high = numpy_helper.from_array(np.array(6.0, np.float32), f"{node.name}//high")
         edit.model.graph.initializer.extend([low, high])
         clip = helper.make_node(
             "Clip", [node.input[0], low.name, high.name], list(node.output), name=node.name

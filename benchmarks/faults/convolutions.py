@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any, TypeAlias
+
 import numpy as np
+import onnx
+from numpy.typing import NDArray
 
 from benchmarks.faults.base import Edit, Fault, Planted, Site, edited, pick
 
 __all__ = ["FAULTS"]
+
+Values: TypeAlias = NDArray[Any]
 
 
 class _Reweighted(Fault):
@@ -26,12 +32,10 @@ class _Reweighted(Fault):
         edit.own_constant(node, 1, self.changed(weight, rng))
         return Planted((str(node.name),), f"{self.name} at {node.name}", reference=edit.done())
 
-    def fits(self, weight: np.ndarray) -> bool:  # type: ignore[type-arg]
+    def fits(self, weight: Values) -> bool:
         raise NotImplementedError
 
-    def changed(  # type: ignore[type-arg]
-        self, weight: np.ndarray, rng: np.random.Generator
-    ) -> np.ndarray:
+    def changed(self, weight: Values, rng: np.random.Generator) -> Values:
         raise NotImplementedError
 
 
@@ -40,12 +44,10 @@ class Flipped(_Reweighted):
 
     name = "kernel_flipped"
 
-    def fits(self, weight: np.ndarray) -> bool:  # type: ignore[type-arg]
-        return max(weight.shape[2:]) > 1
+    def fits(self, weight: Values) -> bool:
+        return max(weight.shape[2:], default=1) > 1
 
-    def changed(  # type: ignore[type-arg]
-        self, weight: np.ndarray, rng: np.random.Generator
-    ) -> np.ndarray:
+    def changed(self, weight: Values, rng: np.random.Generator) -> Values:
         return weight[:, :, ::-1, ::-1]
 
 
@@ -54,12 +56,10 @@ class Transposed(_Reweighted):
 
     name = "kernel_transposed"
 
-    def fits(self, weight: np.ndarray) -> bool:  # type: ignore[type-arg]
+    def fits(self, weight: Values) -> bool:
         return bool(weight.shape[2] == weight.shape[3] > 1)
 
-    def changed(  # type: ignore[type-arg]
-        self, weight: np.ndarray, rng: np.random.Generator
-    ) -> np.ndarray:
+    def changed(self, weight: Values, rng: np.random.Generator) -> Values:
         return np.swapaxes(weight, 2, 3)
 
 
@@ -68,12 +68,10 @@ class ChannelScale(_Reweighted):
 
     name = "channel_scale"
 
-    def fits(self, weight: np.ndarray) -> bool:  # type: ignore[type-arg]
+    def fits(self, weight: Values) -> bool:
         return len(weight) > 1
 
-    def changed(  # type: ignore[type-arg]
-        self, weight: np.ndarray, rng: np.random.Generator
-    ) -> np.ndarray:
+    def changed(self, weight: Values, rng: np.random.Generator) -> Values:
         weight[rng.integers(len(weight))] *= 2.0
         return weight
 
@@ -83,12 +81,10 @@ class Rolled(_Reweighted):
 
     name = "channels_rolled"
 
-    def fits(self, weight: np.ndarray) -> bool:  # type: ignore[type-arg]
+    def fits(self, weight: Values) -> bool:
         return len(weight) > 1
 
-    def changed(  # type: ignore[type-arg]
-        self, weight: np.ndarray, rng: np.random.Generator
-    ) -> np.ndarray:
+    def changed(self, weight: Values, rng: np.random.Generator) -> Values:
         return np.roll(weight, 1, axis=0)
 
 
@@ -114,15 +110,15 @@ class Exchanged(Fault):
         return Planted((str(node.name),), f"turned at {node.name}", reference=edit.done())
 
 
-def _turn(edit: Edit, node: object) -> None:
+def _turn(edit: Edit, node: onnx.NodeProto) -> None:
     for name in ("kernel_shape", "strides", "dilations"):
-        value = edit.attribute(node, name)  # type: ignore[arg-type]
+        value = edit.attribute(node, name)
         if value:
-            edit.set_attribute(node, name, list(value)[::-1])  # type: ignore[arg-type]
-    pads = edit.attribute(node, "pads")  # type: ignore[arg-type]
+            edit.set_attribute(node, name, list(value)[::-1])
+    pads = edit.attribute(node, "pads")
     if pads:
         turned = [pads[1], pads[0], pads[3], pads[2]]
-        edit.set_attribute(node, "pads", turned)  # type: ignore[arg-type]
+        edit.set_attribute(node, "pads", turned)
 
 
 class SamePadding(Fault):

@@ -72,7 +72,7 @@ class BitFlip(Fault):
         node, weight = pick(rng, _weighted(edit))
         flat = weight.reshape(-1)
         larger = np.flatnonzero(np.abs(flat) >= np.median(np.abs(flat)))
-        flat[int(pick(rng, larger))] *= 256.0
+        flat[int(rng.choice(larger))] *= 256.0
         edit.own_constant(node, 1, flat.reshape(weight.shape))
         return Planted((str(node.name),), f"one weight of {node.name}", reference=edit.done())
 

@@ -207,7 +207,7 @@ class _Search:
     def _key(self, stage: str, between: str) -> Hashable:
         """What a stage is made of: the plain export, the rewrites, the images; and model.onnx."""
         manifest = self.bundle.manifest
-        inputs = hashlib.sha256(np.ascontiguousarray(self.golden.inputs)).hexdigest()
+        inputs = hashlib.sha256(self.golden.inputs.tobytes()).hexdigest()
         lowered = manifest["graph"]["sha256"] if stage.startswith("lower") else ""
         return stage, between, manifest["reference"]["sha256"], self._rewrites(), inputs, lowered
 
