@@ -177,6 +177,31 @@ BLOCKS: dict[str, Block] = {
         {**C1, **C2, **HEAD_WEIGHTS},
         {"QLinearConv": 2, **HEAD_KERNELS},
     ),
+    "gelu behind a 1×1 convolution": Block(
+        f"""c = Conv{_KERNEL}(input, w1, b1)
+        wide = Conv(c, w3, b3)
+        g = Gelu(wide)
+        last = Conv(g, w4)"""
+        + HEAD,
+        {**C1, **C3, "w4": (8, 8, 1, 1), **HEAD_WEIGHTS},
+        {"QLinearConv": 2, "MatMulIntegerToFloat": 1, **HEAD_KERNELS},
+    ),
+    "gelu behind a 1×1 convolution without bias": Block(
+        """wide = Conv(input, w)
+        g = Gelu(wide)
+        last = Conv(g, w3, b3)"""
+        + HEAD,
+        {**C3, "w": (8, 4, 1, 1), **HEAD_WEIGHTS},
+        {"QLinearConv": 1, "MatMulIntegerToFloat": 1, **HEAD_KERNELS},
+    ),
+    "gelu behind a 1×1 convolution with a stride": Block(
+        """wide = Conv<strides = [2, 2]>(input, w)
+        g = Gelu(wide)
+        last = Conv(g, w3, b3)"""
+        + HEAD,
+        {**C3, "w": (8, 4, 1, 1), **HEAD_WEIGHTS},
+        {"QLinearConv": 2, **HEAD_KERNELS},
+    ),
     "one input for several convolutions": Block(
         f"""c1 = Conv{_KERNEL}(input, w1, b1)
         c2 = Conv{_KERNEL}(input, w1b, b1)

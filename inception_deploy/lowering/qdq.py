@@ -92,7 +92,9 @@ class _Writer:
             raw = {name: f"{name}:float" for name in node.output if name in self.grids}
             for index, name in enumerate(node.output):
                 node.output[index] = raw.get(name, name)
-            if node.name in placed and node.op_type in WEIGHTED:
+            if node.name in self.plan.products:
+                self._product(node)
+            elif node.name in placed and node.op_type in WEIGHTED:
                 self._weighted(node)
             else:
                 if node.name in placed and node.op_type in FACTORS:
@@ -165,6 +167,32 @@ class _Writer:
         del copy.input[:]
         copy.input.extend(inputs)
         self.nodes.append(copy)
+
+    def _product(self, node: onnx.NodeProto) -> None:
+        """A 1×1 convolution as a product of integers, pixels by channels, with a float result.
+
+        ONNX Runtime makes one kernel of MatMulInteger, Cast, Mul and Add, but only where the scales
+        are a product of two that it has not multiplied itself: it computes with constants first,
+        and stops at DequantizeLinear. So the weights' scales are written as that of ones.
+        """
+        grid, bias, name = self.weights[node.name], self.biases.get(node.name), node.name
+        scale, zero = self._grid(self._data(node))
+        columns = np.ascontiguousarray(grid.integers[:, :, 0, 0].T)
+        weight = self._constant(f"{name}.weight:{columns.dtype}", columns)
+        ones = np.ones(len(grid.scales), np.int8)
+        steps = self._dequantised(f"{name}.weight:steps", ones, grid.scales)
+        scales = self._add("Mul", [scale, steps], f"{name}.scales")
+        # from the float tensor and back, which is a move of bytes in the end: what read the bytes
+        # themselves would leave a DequantizeLinear behind that nobody reads, and that is computed
+        rows = self._add("Transpose", [node.input[0]], f"{name}:rows", perm=[0, 2, 3, 1])
+        rows = self._add("QuantizeLinear", [rows, scale, zero], f"{name}:rows:integers")
+        sums = self._add("MatMulInteger", [rows, weight, zero], f"{name}:sums", name=name)
+        floats = self._add("Cast", [sums], f"{name}:cast", to=onnx.TensorProto.FLOAT)
+        floats = self._add("Mul", [floats, scales], f"{name}:product")
+        if bias is not None:
+            shift = self._constant(f"{name}.bias", bias.astype(np.float32))
+            floats = self._add("Add", [floats, shift], f"{name}:sum")
+        self._add("Transpose", [floats], node.output[0], perm=[0, 3, 1, 2])
 
     def _factors(self, node: onnx.NodeProto) -> None:
         """Constant factors, on the grid that holds them exactly."""

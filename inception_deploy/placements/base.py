@@ -79,11 +79,13 @@ class Plan:
         nodes: names of the nodes that are to run in integers, in order.
         groups: quantised activation → the group whose grid it has.
         refused: nodes of the rules' operators that stay float, and why.
+        products: those of `nodes` that are written as products of integers with a float result.
     """
 
     nodes: tuple[str, ...]
     groups: Mapping[str, int]
     refused: tuple[Refused, ...] = ()
+    products: tuple[str, ...] = ()
 
     def members(self) -> dict[int, list[str]]:
         """Group → its tensors, in graph order."""
@@ -112,6 +114,8 @@ class Placement:
         least_channels: weighted nodes with fewer input or output channels stay float, but for the
             first one of the graph.
         unruled: operators without a rule → why they have none.
+        float_readers: operators that are computed in float; a 1×1 convolution that they alone read
+            is a product of matrices of integers, whose sums become float without being rounded.
     """
 
     name: str
@@ -125,6 +129,7 @@ class Placement:
     high: HighPrecision = "fp32"
     least_channels: int = 1
     unruled: Mapping[str, str] = field(default_factory=dict)
+    float_readers: frozenset[str] = frozenset()
 
     def plan(self, model: onnx.ModelProto, *, exclude: Collection[str] = ()) -> Plan:
         """The plan for an FP32 graph with named nodes and constants as initialisers.
@@ -164,6 +169,7 @@ class _Planner:
         integral = {value.name for value in self.graph.input}
         placed: list[str] = []
         refused: list[Refused] = []
+        products: list[str] = []
         grids: nx.Graph[str] = nx.Graph()
         for node in self.graph.node:
             rule = self.rules.get(node.op_type)
@@ -176,7 +182,9 @@ class _Planner:
             placed.append(node.name)
             tensors = list(self._data(node))
             grids.add_nodes_from(tensors)
-            if rule.output:
+            if self._multiplies(node):
+                products.append(node.name)
+            elif rule.output:
                 for output in self._results(node, rule):
                     grids.add_node(output)
                     integral.add(output)
@@ -190,7 +198,7 @@ class _Planner:
         order += [name for node in self.graph.node for name in node.output]
         group = {t: i for i, part in enumerate(nx.connected_components(grids)) for t in part}
         groups = {tensor: group[tensor] for tensor in order if tensor in group}
-        return Plan(tuple(placed), groups, tuple(refused))
+        return Plan(tuple(placed), groups, tuple(refused), tuple(products))
 
     def _data(self, node: onnx.NodeProto) -> Iterator[str]:
         """The activations a node reads, or those on whose grids they are."""
@@ -202,6 +210,22 @@ class _Planner:
         """Where the outputs of a node are quantised. One that shares a grid has them at once: bytes
         are moved, and an activation behind it is a node of its own."""
         return list(node.output) if rule.shares else [self._settled(o) for o in node.output]
+
+    def _multiplies(self, node: onnx.NodeProto) -> bool:
+        """Whether a node is a product of matrices, pixels by channels, that is read in float."""
+        readers = {user.op_type for user in self.consumers.get(node.output[0], [])}
+        if node.op_type != "Conv" or not readers or not readers <= self.placement.float_readers:
+            return False
+        given = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+        numbers = (*given.get("strides", ()), given.get("group", 1))
+        padded = any(given.get("pads", ())) or given.get("auto_pad", b"NOTSET") != b"NOTSET"
+        weights = self.constants[node.input[1]].dims
+        return (
+            tuple(weights[2:]) == (1, 1)
+            and set(numbers) == {1}
+            and not padded
+            and node.output[0] not in self.outputs
+        )
 
     def _read_in_integers(self) -> set[str]:
         """Tensors that an operator with an integer kernel reads, at once or moved and added up."""

@@ -2,7 +2,8 @@
 
 Its optimiser turns DequantizeLinear → operator → QuantizeLinear into an integer kernel, and only
 then: an operator whose output is not quantised runs in float. A ReLU disappears into a uint8
-quantiser with zero point 0.
+quantiser with zero point 0. A GELU is computed in float: the 1×1 convolution before it is written
+as MatMulInteger, whose sums one kernel scales to float and gives their bias.
 """
 
 from __future__ import annotations
@@ -36,5 +37,6 @@ PLACEMENTS = (
             Rule("Reshape", "moves bytes where both sides share a grid", shares=True),
             Rule("Split", "copies bytes where all parts share a grid", shares=True),
         ),
+        float_readers=frozenset({"Gelu"}),
     ),
 )

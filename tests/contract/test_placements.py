@@ -164,7 +164,7 @@ def kernels(model: onnx.ModelProto, folder: Path) -> list[str]:
     found: list[str] = []
     for node in graph.node:
         kind = node.op_type.removeprefix("Nhwc")
-        integral = kind.startswith("QLinear") or kind == "QGemm"
+        integral = kind.startswith("QLinear") or kind in ("QGemm", "MatMulIntegerToFloat")
         computes = integral or kind in ("MaxPool", "Clip", "Split")
         if integral or node.input[0] in quantised:
             found += [kind] if computes else []
@@ -174,4 +174,5 @@ def kernels(model: onnx.ModelProto, folder: Path) -> list[str]:
 
 
 def _float_result(node: onnx.NodeProto) -> bool:
-    return node.op_type == "QGemm" and len(node.input) < 9
+    sums = node.op_type == "QGemm" and len(node.input) < 9
+    return sums or node.op_type == "MatMulIntegerToFloat"

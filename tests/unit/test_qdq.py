@@ -25,6 +25,7 @@ SIMULATED = [
     *("conv-relu", "conv without bias", "inception", "nested concat", "residual with relu"),
     *("residual without relu", "pre-activation", "relu behind a concat", "separable"),
     *("split and concat", "gelu between convolutions", "features", "probabilities"),
+    *("gelu behind a 1×1 convolution", "gelu behind a 1×1 convolution without bias"),
     "a tensor in the middle leaves the graph",
 ]
 
