@@ -486,6 +486,27 @@ def test_any_two_forms(bundle: Bundle, pair: Any, sides: tuple[str, str], floor:
     assert all(b.exact or b.sqnr_db > 20 for b in blocks)
 
 
+class Impatient(Notes):
+    """A listener that gives up after two batches."""
+
+    def track(self, items: Any, description: str, total: int) -> Any:
+        for number, item in enumerate(items):
+            if number == 2:
+                raise KeyboardInterrupt
+            yield item
+
+
+def test_interrupted_compare_ends_in_the_same_report(copy: Path) -> None:
+    asked = {"between": ("reference", "model"), "data_size": 60, "resume": True}
+    with pytest.raises(KeyboardInterrupt):
+        compare_bundle(Bundle.open(copy), progress=Impatient(), **asked)
+    assert json.loads((copy.parent / "copy.compare.json").read_text())["done"] == 32
+    resumed = compare_bundle(Bundle.open(copy), **asked)
+    assert not (copy.parent / "copy.compare.json").exists()
+    assert resumed == compare_bundle(Bundle.open(copy), **asked)
+    assert resumed.data.images == 60
+
+
 def test_forms_that_cannot_be_compared(bundle: Bundle) -> None:
     with pytest.raises(BadInput, match="compared with itself"):
         compare_bundle(bundle, between=("model", "model"))

@@ -7,13 +7,22 @@ the candidate returns.
 from __future__ import annotations
 
 import json
+import tracemalloc
 from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
 
 from inception_deploy.errors import BadInput, BundleError, DataError, StageError
-from inception_deploy.parity import BlockError, Flips, GoldenError, NearTies, ParityReport, compare
+from inception_deploy.parity import (
+    BlockError,
+    Flips,
+    GoldenError,
+    NearTies,
+    ParityReport,
+    Tally,
+    compare,
+)
 from inception_deploy.parity import verdict as judge
 
 
@@ -338,3 +347,40 @@ def broken_reports():
 def test_reading_a_damaged_report(values):
     with pytest.raises(BundleError, match=r"parity\.json"):
         ParityReport.from_dict(values)
+
+
+# ---------------------------------------------------------------- streaming
+
+
+def test_memory_does_not_grow_with_the_number_of_images():
+    values = np.random.default_rng(0).normal(size=(64, 20))
+    one = batch(values, values + 0.01, labels=np.arange(64) % 20)
+    peaks = []
+    for batches in (100, 800):
+        tracemalloc.start()
+        found = compare(reference, candidate, (one for _ in range(batches)), head="logits")
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        assert found.data.images == 64 * batches
+    assert peaks[1] < peaks[0] + 20_000  # 44,800 images more
+
+
+def test_comparison_ends_when_it_is_told_to_and_goes_on_from_a_tally():
+    parts = [batch(one_hot(k % 4), one_hot(k % 3), labels=[k % 4]) for k in range(9)]
+    whole = report(*parts)
+    kept: list[Tally] = []
+
+    def after(tally, _batch):
+        kept[:] = [tally]
+        return tally.images == 4
+
+    assert report(*parts, after=after).data.images == 4
+    assert report(*parts[4:], tally=kept[0]) == whole
+
+
+def test_reports_written_before_calibration_was_measured_are_read():
+    values = report(batch(one_hot(0, 1), one_hot(0, 1), labels=[0, 1])).to_dict()
+    for name in ("calibration", "classes"):
+        del values[name]
+    found = ParityReport.from_dict(json.loads(json.dumps(values)))
+    assert (found.calibration, found.classes) == (None, ())
