@@ -56,7 +56,7 @@ __all__ = ["NETWORKS", "PAYS", "PLAIN", "RESULTS", "STEPS", "Step", "main", "sum
 RESULTS = Path(__file__).parent / "results" / "rewrites.json"
 
 NETWORKS = (
-    *("googlenet", "bn_inception", "inception_v3", "inception_v4"),
+    *("googlenet", "googlenet_lrn", "bn_inception", "inception_v3", "inception_v4"),
     *("inception_resnet_v2", "xception", "inception_next_tiny"),
 )
 
@@ -98,6 +98,7 @@ STEPS: Mapping[str, Step] = {
     "pool_as_conv": Step("pool_as_conv", ("pool_projection",)),
     "pool_edges": Step("pool_edges", ("pool_projection", "pool_as_conv")),
     "aligned_depthwise": Step("aligned_depthwise"),
+    "lrn_as_conv": Step("lrn_as_conv"),
     "sibling_merge": Step("sibling_merge"),
     "sibling_merge/pool_projection": Step("sibling_merge", ("pool_projection",)),
     "sibling_merge/pool_as_conv": Step("sibling_merge", ("pool_projection", "pool_as_conv")),

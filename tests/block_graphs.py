@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from functools import cache
 
+import numpy as np
 import onnx
 from small_graphs import Weights, build
 
@@ -49,6 +50,9 @@ HEAD_KERNELS = {"QLinearGlobalAveragePool": 1, "QGemm": 1}
 C1: Weights = {"w1": (8, 4, 3, 3), "b1": (8,)}
 C2: Weights = {"w2": (8, 8, 3, 3), "b2": (8,)}
 C3: Weights = {"w3": (8, 8, 1, 1), "b3": (8,)}
+
+EDGES = np.outer([1.5, 1, 1, 1, 1, 1.5], [1.5, 1, 1, 1, 1, 1.5]).astype(np.float32)
+"""What behind the sums of a 3×3 average pool makes its averages at the border."""
 
 BLOCKS: dict[str, Block] = {
     "conv-relu": Block(
@@ -218,6 +222,32 @@ BLOCKS: dict[str, Block] = {
         {**C1, **C2, "shift": (8, 1, 1), **HEAD_WEIGHTS},
         {"QLinearConv": 2, **HEAD_KERNELS},
         refused={"s": "'shift' is constant"},
+    ),
+    "factors per place": Block(
+        f"c = Conv{_KERNEL}(input, w1, b1)\n s = Mul(c, edges)\n last = Conv{_KERNEL}(s, w2, b2)"
+        + HEAD,
+        {**C1, **C2, "edges": EDGES, **HEAD_WEIGHTS},
+        {"QLinearConv": 2, "QLinearMul": 1, **HEAD_KERNELS},
+    ),
+    "factors on no grid": Block(
+        f"c = Conv{_KERNEL}(input, w1, b1)\n s = Mul(c, odd)\n last = Conv{_KERNEL}(s, w2, b2)"
+        + HEAD,
+        {**C1, **C2, "odd": EDGES + np.float32(1e-3), **HEAD_WEIGHTS},
+        {"QLinearConv": 2, **HEAD_KERNELS},
+        refused={"s": "'odd' lie on no eight-bit grid"},
+    ),
+    "a norm": Block(
+        f"""c = Conv{_KERNEL}(input, w1, b1)
+        squares = Mul(c, c)
+        sums = Conv(squares, band, b3)
+        root = Sqrt(sums)
+        quotient = Div(c, root)
+        last = Conv{_KERNEL}(quotient, w2, b2)"""
+        + HEAD,
+        {**C1, **C2, "band": np.full((8, 8, 1, 1), 0.1, np.float32), "b3": np.ones(8, np.float32)}
+        | HEAD_WEIGHTS,
+        {"QLinearConv": 2, **HEAD_KERNELS},
+        refused={"sums": "a Sqrt reads it", "squares": "neither of its factors is constant"},
     ),
     "a sum with a float operand": Block(
         f"""c = Conv{_KERNEL}(input, w1, b1)

@@ -46,6 +46,10 @@ _FLOAT = onnx.TensorProto.FLOAT
 FACTORS = frozenset({"Mul"})
 """Operators whose constant input, a factor per place, must lie on an eight-bit grid exactly."""
 
+ROOTS = frozenset({"Sqrt", "Pow", "Log", "Reciprocal"})
+"""Operators to which small values matter as large ones do, and one grid does not hold both: what
+they alone read, the sum of squares of a norm, stays float."""
+
 ACTIVATIONS = frozenset({"Relu"})
 """What a quantiser behind it takes in: it cuts at zero by itself."""
 
@@ -279,10 +283,15 @@ class _Planner:
                 return "it is no plain linear layer: transB 1, alpha and beta 1, transA 0"
             if not self._bias_per_channel(node):
                 return "its bias is not one number per channel"
+            readers = {user.op_type for user in self.consumers.get(node.output[0], [])}
+            if readers and readers <= ROOTS:
+                return f"a {min(readers)} reads it, to which small values matter as large ones do"
             return self._too_narrow(node)
         fixed = [name for name in node.input if name in self.floats]
         if fixed and node.op_type not in FACTORS:
             return f"its input '{fixed[0]}' is constant, which stays float"
+        if not fixed and node.op_type in FACTORS:
+            return "neither of its factors is constant"
         if fixed and exact_grid(numpy_helper.to_array(self.constants[fixed[0]])) is None:
             return f"its factors '{fixed[0]}' lie on no eight-bit grid"
         asks = rule.source if rule.shares else rule.output

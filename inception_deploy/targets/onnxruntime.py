@@ -37,6 +37,12 @@ TARGETS = (
                 "rewrites.json#aligned_depthwise",
             ),
             Choice(
+                "lrn_as_conv",
+                ("fp32", "fp16", "int8"),
+                "its LRN raises to a power on one thread: half of the paper's GoogLeNet",
+                "rewrites.json#lrn_as_conv",
+            ),
+            Choice(
                 "sibling_merge",
                 (),
                 "Split copies what the merged convolution saves, and in FP32 more than that",
