@@ -201,6 +201,11 @@ def _planned(
                 yield subject, precision, None, CLEAN * number + run
 
 
+def _key(planned: tuple[Subject, PrecisionName, Fault | None, int]) -> tuple[str, str, int]:
+    subject, _, fault, seed = planned
+    return subject.name, fault.name if fault else "none", seed
+
+
 def clean_case(garden: Garden, run: int, folder: Path) -> Case:
     """The gate and `locate` without any fault: whatever they find is a false alarm.
 
@@ -242,21 +247,25 @@ def clean_case(garden: Garden, run: int, folder: Path) -> Case:
 @click.option("--fault", "names", multiple=True, help="Only these.")
 @click.option("--folder", type=click.Path(path_type=Path), default=Path("build/mutation"))
 @click.option("--out", type=click.Path(path_type=Path), default=RESULTS, show_default=True)
-def main(networks: tuple[str, ...], names: tuple[str, ...], folder: Path, out: Path) -> None:
+@click.option("--tabulate", is_flag=True, help="Run nothing; write the table of what there is.")
+def main(
+    networks: tuple[str, ...], names: tuple[str, ...], folder: Path, out: Path, tabulate: bool
+) -> None:
     """Plant every fault in every network, and write who noticed."""
     folder.mkdir(parents=True, exist_ok=True)
     state = folder / "cases.jsonl"
     known = read(state)
+    everything = list(_planned(subjects(folder), list(FAULTS)))
     chosen = [s for s in subjects(folder) if not networks or s.name in networks]
     faults = [fault for fault in FAULTS if not names or fault.name in names]
     planned = list(_planned(chosen, faults))
     started = time.perf_counter()
-    waiting = [p for p in planned if (p[0].name, p[2].name if p[2] else "none", p[3]) not in known]
+    waiting = [] if tabulate else [p for p in planned if _key(p) not in known]
     garden: Garden | None = None
     for done, (subject, precision, fault, seed) in enumerate(waiting, 1):
         if garden is None or (garden.subject, garden.precision) != (subject, precision):
             garden = Garden(subject, precision)
-        key = (subject.name, fault.name if fault else "none", seed)
+        key = _key((subject, precision, fault, seed))
         if fault is None:
             with tempfile.TemporaryDirectory(dir=folder) as place:
                 found = clean_case(garden, seed % CLEAN, Path(place))
@@ -276,7 +285,7 @@ def main(networks: tuple[str, ...], names: tuple[str, ...], folder: Path, out: P
     if out == RESULTS and (networks or names):
         click.echo("a part of the cases only: the results are left as they are")
     else:
-        write(cases, known, out)
+        write(cases, known, out, waiting=sum(_key(p) not in known for p in everything))
     click.echo(json.dumps(summary(cases)["total"], indent=2))
 
 

@@ -122,15 +122,24 @@ def append(state: Path, values: Mapping[str, Any]) -> None:
 
 
 def write(
-    cases: Sequence[Case], known: Mapping[tuple[str, str, int], Case | None], out: Path
+    cases: Sequence[Case],
+    known: Mapping[tuple[str, str, int], Case | None],
+    out: Path,
+    *,
+    waiting: int,
 ) -> None:
-    """The results, with what they were measured on."""
+    """The results, with what they were measured on.
+
+    Args:
+        waiting: cases that have not been run; 0 makes the table complete.
+    """
     missed = [c for c in cases if not c.equivalent and c.level != "none" and not c.caught]
     astray = [c for c in cases if not c.equivalent and c.level != "none" and not c.right]
     values = {
         "machine": describe().to_dict(),
         "versions": library_versions(),
         "seeds": SEEDS,
+        "waiting": waiting,
         "networks": sorted({c.network for c in cases}),
         "no_place": sum(case is None for case in known.values()),
         **summary(cases),
