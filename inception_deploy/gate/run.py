@@ -99,7 +99,7 @@ def gate(
         network=str(bundle.manifest["network"]["name"]),
         precision=str(bundle.manifest["precision"]),
         target=str(bundle.manifest["target"]),
-        truth="reference.onnx" if found.truth is None else found.truth.framework,
+        truth=found.held_to,
         images=0 if found.parity is None else found.parity.data.images,
         stopped_early=found.stopped_early,
         seconds=time.perf_counter() - started,
@@ -119,6 +119,7 @@ class _Found:
     checks: list[Check] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     truth: Reference | None = None
+    held_to: str = "nothing"
     parity: ParityReport | None = None
     speed: ThroughputReport | None = None
     stopped_early: bool = False
@@ -136,6 +137,7 @@ class _Found:
         if reference is None:
             with self.progress.stage("load weights"):
                 self.truth, why_not = integrity.reference_or_reason(self.bundle)
+        self.held_to = "reference.onnx" if self.truth is None else self.truth.framework
         if self.truth is None:
             self.warnings.append(f"held to reference.onnx, not to PyTorch: {why_not}")
 
@@ -144,7 +146,7 @@ class _Found:
         bundle, truth = self.bundle, self.truth
         key = {
             "bundle": file_digest(bundle.path / MANIFEST),
-            "truth": "reference.onnx" if truth is None else truth.framework,
+            "truth": self.held_to,
             "set of images": images_digest(images),
         }
         path = state_path(bundle.path, "gate") if resume else None

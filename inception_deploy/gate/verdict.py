@@ -67,7 +67,8 @@ class GateVerdict:
         outcome, reason: the verdict, and the check that decided it.
         checks: all of them, in the order they were made.
         bundle, network, precision, target: what was judged.
-        truth: what it was held against: "pytorch" or "reference.onnx".
+        truth: what it was held to: "pytorch", "reference.onnx", or "nothing" where its files were
+            not in order.
         images: how many were compared.
         stopped_early: the answer was sure before all images had been seen.
         seconds: what the whole took.
@@ -143,4 +144,6 @@ def judged(checks: Iterable[Check]) -> tuple[Outcome, str]:
     if undecided:
         return "INCONCLUSIVE", undecided[0].reason
     held = sum(check.outcome == "PASS" for check in found)
-    return "PASS", f"{held} checks hold"
+    open_ones = sum(check.outcome == "INCONCLUSIVE" for check in found)
+    rest = f"; undecided, but not asked for: {open_ones}" if open_ones else ""
+    return "PASS", f"checks that hold: {held}{rest}"

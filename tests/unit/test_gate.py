@@ -153,6 +153,7 @@ def test_changed_file(copy: Path) -> None:
     (copy / "samples.json").write_text("[]")
     verdict = gate(Bundle.open(copy))
     assert (verdict.outcome, names(verdict), verdict.images) == ("FAIL", ["files"], 0)
+    assert verdict.truth == "nothing"
     assert "samples.json sha256 differs" in verdict.reason
 
 

@@ -105,6 +105,9 @@ def test_one_failure_decides_and_an_undecided_default_does_not() -> None:
     assert verdict(*CHECKS).outcome == "FAIL"
     assert verdict(passed, undecided, ignored).exit_code == 4
     assert verdict(passed, ignored, unasked).exit_code == 0
+    assert verdict(passed, ignored).reason == (
+        "checks that hold: 1; undecided, but not asked for: 1"
+    )
     assert verdict(failed, failed).reason.endswith("(and 1 more)")
 
 
