@@ -9,8 +9,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
-
 from inception_deploy.engines.base import Array
 from inception_deploy.locate.allowance import (
     CLIPPED,
@@ -28,6 +26,9 @@ from inception_deploy.locate.truth import GraphTruth, Truth, run_part
 from inception_deploy.locate.walk import Deviation, Step, walk
 from inception_deploy.progress import Progress
 from inception_deploy.ranges import Ranges
+from numpy.typing import NDArray
+
+from inception_deploy.locate.nonfinite import first_blown
 
 __all__ = ["Examined", "examine"]
 
@@ -188,7 +189,11 @@ class _Examination:
             why = causes(step, self.anatomy, steps, self.before)
         self.seen.append(_Seen(place, position, own, depth, narrow, wide, grid, cut, scale, why))
         if not finite or (not depth.finite and not self.blown):
-            self._blame(step, place, position, finite)
+            given = step.ran if finite else step.read
+            blown = first_blown(step.piece, self.after, self.anatomy, self.images, given)
+            if blown is not None:
+                where = self._place(blown.node, blown.tensor)
+                self._add(position, where, "nonfinite", blown.said, blown.causes, math.inf)
         self.blown = self.blown or not depth.finite
 
     def _cancelling(self, steps: Sequence[onnx.NodeProto], step: Step) -> float:
@@ -201,56 +206,6 @@ class _Examination:
                 if explained:
                     return explained
         return 0.0
-
-    def _blame(self, step: Step, place: Place, position: int, finite: bool) -> None:
-        """The first node of the piece that puts out NaN or infinity, and what it was given."""
-        given = step.ran if finite else step.read
-        if any(not np.isfinite(values).all() for values in given.values()):
-            return  # it came from outside of this piece
-        inner = [
-            name
-            for index in step.piece
-            for name in self.after.model.graph.node[index].output
-            if name in self.after.floats
-        ]
-        part = self.after.chain(inner, given.keys())
-        values = run_part(part, self.after.feed, self.images, given)
-        for name in inner:
-            if np.isfinite(values[name]).all():
-                continue
-            node = self.after.node_of(name)
-            asked = node
-            while asked.op_type == "Cast" and asked.input[0] not in (*values, *given):
-                asked = self.after.node_of(asked.input[0])  # the half itself is no float32 tensor
-            reads = [n for n in asked.input if n in values or n in given]
-            ranges = [
-                f"'{n}' from {float(v.min()):.4g} to {float(v.max()):.4g}"
-                for n in reads
-                for v in [values.get(n, given.get(n))]
-                if v is not None and np.isfinite(v).all()
-            ]
-            bad = values[name]
-            what = "NaN" if np.isnan(bad).any() else "infinity"
-            count = int((~np.isfinite(bad)).sum())
-            real = self._computing(node)
-            seen = ", ".join(ranges) or "the images"
-            said = f"puts out {what} in {count} of {bad.size} values, given {seen}"
-            why = []
-            if node.op_type == "Cast" and ranges:
-                why.append(f"FP16 overflow: half precision ends at 65504, and {ranges[0]}")
-            for weights in self.anatomy.weights(self.anatomy.nodes.get(real, node)).values():
-                if not np.isfinite(weights.values).all():
-                    why.insert(0, "wrong weights: they hold NaN or infinity")
-            self._add(
-                position, self._place(real, name.split("/")[0]), "nonfinite", said, why, math.inf
-            )
-            return
-
-    def _computing(self, node: onnx.NodeProto) -> str:
-        """The node behind a cast."""
-        while node.op_type == "Cast" and node.input[0] in self.after.writers:
-            node = self.after.node_of(node.input[0])
-        return str(node.name)
 
     def result(self) -> Examined:
         shared = _shared_grids(self.seen)
@@ -303,7 +258,11 @@ class _Examination:
         """An attribute that lowering changed and that matters, however little, for these inputs."""
         before, written = self.before.anatomy, self.anatomy.nodes.get(node.name)
         was = None if before is None else before.nodes.get(node.name)
-        if before is None or was is None or written is None or written.op_type != was.op_type:
+        if before is None or was is None or written is None:
+            return
+        if (was.op_type, written.op_type) == ("Relu", "Clip"):
+            self._check_ceiling(written, step, position)
+        if written.op_type != was.op_type:
             return
         said = list(attributes_apart(written, self.anatomy, was, before))
         if not said or not isinstance(self.truth, GraphTruth) or node.op_type == "Concat":
@@ -322,6 +281,17 @@ class _Examination:
             place = self._place(str(node.name), step.tensor)
             text = f"is another {node.op_type} than before: {said[0]}; off by {off:.3g} in float32"
             self._add(position, place, "error", text, said, off, _EXACT)
+
+    def _check_ceiling(self, node: onnx.NodeProto, step: Step, position: int) -> None:
+        """A ReLU that has become one with a ceiling, and values above it."""
+        limits = self.anatomy.weights(node)
+        ceiling = float(limits[2].values) if 2 in limits else math.inf
+        highest = float(step.want.max())
+        off = (highest - ceiling) / float(np.abs(step.want).max(initial=1e-30))
+        if off > _EXACT:
+            place = self._place(str(node.name), step.tensor)
+            text = f"cuts at {ceiling:.4g} what reaches up to {highest:.4g}: a ReLU6 for a ReLU"
+            self._add(position, place, "error", text, ("a ReLU6 for a ReLU",), off, _EXACT)
 
     def _check_weights(self) -> None:
         """Every weight against what it was made of, where the stage keeps the nodes."""

@@ -15,27 +15,21 @@ from typing import Any
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
-from torch import nn
-
 from inception_deploy.artifact import Golden
 from inception_deploy.bundle import Bundle
 from inception_deploy.compare import reference_of_bundle
 from inception_deploy.deployed import open_deployed, runner
 from inception_deploy.engines import ENGINES
 from inception_deploy.errors import BundleError, InceptionDeployError, MissingDependency, StageError
-from inception_deploy.fuse import rewritings
-from inception_deploy.fusions import FUSIONS, Phase
 from inception_deploy.locate.anatomy import Anatomy
 from inception_deploy.locate.causes import Before
 from inception_deploy.locate.cutting import CutGraph
-from inception_deploy.locate.examine import Examined, examine
 from inception_deploy.locate.findings import Finding, LocateReport, Place, Row, Transition
 from inception_deploy.locate.inputs import check_labels_of, check_preprocessing, images_of
 from inception_deploy.locate.truth import GraphTruth, RecordedTruth, TorchTruth, Truth
 from inception_deploy.lowering.rounding import rounded
 from inception_deploy.onnx_file import OnnxNetwork
-from inception_deploy.pixels import fed, with_pixel_input
+from inception_deploy.pixels import fed
 from inception_deploy.precisions import PRECISIONS
 from inception_deploy.precisions.int8 import Int8
 from inception_deploy.progress import Progress, SilentProgress
@@ -43,6 +37,11 @@ from inception_deploy.proof import FP32_BOUND
 from inception_deploy.ranges import Ranges
 from inception_deploy.reference import Reference
 from inception_deploy.targets import TARGETS
+from numpy.typing import NDArray
+from torch import nn
+
+from inception_deploy.locate.examine import Examined, examine
+from inception_deploy.locate.rewritten import Rewritten, inside, rewrite_again
 
 __all__ = ["IMAGES", "locate"]
 
@@ -275,16 +274,17 @@ class _Search:
         """reference.onnx → rewritten → model.onnx → engine."""
         key = ("rewritten", *self._rewrites(), self.bundle.manifest["reference"]["sha256"])
         if key not in self.memory:
-            self.memory[key] = self._fused(original)
-        fused, changed, skipped = self.memory[key]
+            self.memory[key] = rewrite_again(self.bundle, original, self.blocks)
+        again: Rewritten = self.memory[key]
+        fused = again.model
         pixels = self.golden.feed
         if fused is not None:
             graph = CutGraph(original, "reference.onnx")
-            truth = GraphTruth(graph, self.golden.inputs, self._inside(graph, changed))
+            truth = GraphTruth(graph, self.golden.inputs, inside(graph, again.changed, self.blocks))
             before = Before(Anatomy(original))
             self._examine("fuse", "reference.onnx → rewritten", truth, fused, pixels, before)
         else:
-            self._took(Transition("fuse", "reference.onnx → rewritten", 0, skipped))
+            self._took(Transition("fuse", "reference.onnx → rewritten", 0, again.skipped))
         if deployed is None:
             return
         base = original if fused is None else fused
@@ -296,7 +296,7 @@ class _Search:
         found = self._examine(
             self.lowered,
             f"{name} → model.onnx",
-            GraphTruth(graph, given, self._inside(graph, inner)),
+            GraphTruth(graph, given, inside(graph, inner, self.blocks)),
             deployed,
             pixels,
             Before(Anatomy(base)),
@@ -304,43 +304,6 @@ class _Search:
         )
         if found is not None and found.output is not None:
             self._engine(deployed, found.output)
-
-    def _inside(self, graph: CutGraph, blocks: frozenset[str]) -> frozenset[str]:
-        """Tensors inside of `blocks`; rewrites keep what leaves a block, and its name."""
-        return frozenset(
-            name
-            for name in graph.floats
-            if name not in self.blocks
-            and Place.of(str(graph.node_of(name).name), name, self.blocks).block in blocks
-        )
-
-    def _fused(
-        self, original: onnx.ModelProto
-    ) -> tuple[onnx.ModelProto | None, frozenset[str], str | None]:
-        """The rewritten float graph, by running the recorded rewrites again; or why not.
-
-        With it, the blocks in which rewrites exchanged or merged nodes, so that tensors inside are
-        others than before.
-        """
-        stages = self.bundle.manifest["stages"]
-        names = {s["name"].removeprefix("fuse/") for s in stages if s["name"].startswith("fuse/")}
-        unknown = names - set(FUSIONS.names())
-        if unknown:
-            return None, frozenset(), f"this version has no rewrite '{min(unknown)}'"
-        fusions = sorted((f for f in FUSIONS if f.name in names), key=lambda f: f.phase)
-        model, changed = original, set[str]()
-        layout = self.bundle.pixel_layout
-        try:
-            if layout is not None:
-                model = with_pixel_input(model, self.bundle.preprocessing, layout)
-            for turn in rewritings(model, fusions, keep=self.blocks):
-                model = turn.model
-                if turn.fusion.phase >= Phase.EXCHANGE:
-                    places = (Place.of(a.node, "", self.blocks) for a in turn.applied)
-                    changed.update(place.block for place in places)
-        except StageError as error:
-            return None, frozenset(), f"the rewrites cannot be run again: {error}"
-        return model, frozenset(changed), None
 
     def _eight_bits(self) -> float:
         """λ·u of the precision that quantises; 0 of one that does not."""
