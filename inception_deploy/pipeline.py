@@ -112,7 +112,7 @@ def deploy(
             layout = recipe.pixel_layout
             parity, samples = _parity(reference, session, lowered, images, layout, runs, progress)
             if runs is engine:  # a stand-in's speed says nothing, nor do the kernels it chooses
-                executed = session.executed_precisions()
+                executed = executed or session.executed_precisions()
                 speed = _speed(recipe, reference, directory, session, lowered, engine, progress)
         parity = parity.judged(recipe.max_drop)
         write_json(directory / "parity.json", parity.to_dict())

@@ -30,6 +30,7 @@ def command(terminal: Terminal) -> int:
                         "devices": list(found.devices),
                         "remedy": found.remedy,
                         "detail": found.detail,
+                        "obstacle": found.obstacle,
                     }
                     for name, found in engines.items()
                 },

@@ -264,7 +264,7 @@ class _Lane:
             self._events[0].record()
             for spec in self._inputs:
                 host, device = buffers.tensors[spec.name]
-                host.copy_(torch.from_numpy(np.ascontiguousarray(feeds[spec.name])))
+                np.copyto(host.numpy(), feeds[spec.name])
                 device.copy_(host, non_blocking=True)
             self._events[1].record()
             self._compute(buffers)
@@ -305,7 +305,8 @@ class _Lane:
         capturable = getattr(buffers.context, "is_stream_capturable", None)
         if capturable is not None and not capturable(self._stream.cuda_stream):
             return
-        with self._torch.cuda.graph(graph, stream=self._stream):
+        # other threads may go on with theirs meanwhile
+        with self._torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
             buffers.context.execute_async_v3(self._stream.cuda_stream)
         buffers.graph = graph
 

@@ -12,7 +12,7 @@ import math
 
 import onnx
 
-from inception_deploy.artifact import Applied, Refused
+from inception_deploy.artifact import Applied, Refused, opset_of
 from inception_deploy.errors import StageError
 from inception_deploy.lowering.retype import retype
 from inception_deploy.lowering.schema import Slots, element_types, infer, slots
@@ -33,8 +33,8 @@ UNIT = 2.0**-8
 OPSET = 22
 """The first one whose convolutions and pools take bfloat16."""
 
-_CHANGED = frozenset({"GroupNormalization"})
-"""Operators that opset 21 or 22 gives another meaning than opset 20."""
+LEAST_OPSET = 20
+"""From here to `OPSET` operators gain types and keep their meaning; before, some had another."""
 
 
 class Bf16(Precision):
@@ -76,11 +76,10 @@ class Bf16(Precision):
 
 def _raised(model: onnx.ModelProto) -> onnx.ModelProto:
     """A copy of `model` in `OPSET`, whose operators mean the same there and take bfloat16."""
-    changed = [node for node in model.graph.node if node.op_type in _CHANGED]
-    if changed:
+    if opset_of(model) < LEAST_OPSET:
         raise StageError(
-            f"{STAGE}: {changed[0].name} is a {changed[0].op_type}, which opset {OPSET} gives "
-            "another meaning; use --fp16"
+            f"{STAGE}: the graph has opset {opset_of(model)}, and bfloat16 needs what opset "
+            f"{LEAST_OPSET} means; export with --opset {LEAST_OPSET}"
         )
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
