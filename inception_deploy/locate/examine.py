@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
+
 from inception_deploy.engines.base import Array
 from inception_deploy.locate.allowance import (
     CLIPPED,
@@ -22,13 +24,11 @@ from inception_deploy.locate.anatomy import Anatomy, Grid
 from inception_deploy.locate.causes import Before, attributes_apart, causes, weights_apart
 from inception_deploy.locate.cutting import CutGraph
 from inception_deploy.locate.findings import Finding, Kind, Place, Row
+from inception_deploy.locate.nonfinite import first_blown
 from inception_deploy.locate.truth import GraphTruth, Truth, run_part
 from inception_deploy.locate.walk import Deviation, Step, walk
 from inception_deploy.progress import Progress
 from inception_deploy.ranges import Ranges
-from numpy.typing import NDArray
-
-from inception_deploy.locate.nonfinite import first_blown
 
 __all__ = ["Examined", "examine"]
 

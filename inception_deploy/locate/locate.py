@@ -15,6 +15,9 @@ from typing import Any
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
+from torch import nn
+
 from inception_deploy.artifact import Golden
 from inception_deploy.bundle import Bundle
 from inception_deploy.compare import reference_of_bundle
@@ -24,8 +27,10 @@ from inception_deploy.errors import BundleError, InceptionDeployError, MissingDe
 from inception_deploy.locate.anatomy import Anatomy
 from inception_deploy.locate.causes import Before
 from inception_deploy.locate.cutting import CutGraph
+from inception_deploy.locate.examine import Examined, examine
 from inception_deploy.locate.findings import Finding, LocateReport, Place, Row, Transition
 from inception_deploy.locate.inputs import check_labels_of, check_preprocessing, images_of
+from inception_deploy.locate.rewritten import Rewritten, inside, rewrite_again
 from inception_deploy.locate.truth import GraphTruth, RecordedTruth, TorchTruth, Truth
 from inception_deploy.lowering.rounding import rounded
 from inception_deploy.onnx_file import OnnxNetwork
@@ -37,11 +42,6 @@ from inception_deploy.proof import FP32_BOUND
 from inception_deploy.ranges import Ranges
 from inception_deploy.reference import Reference
 from inception_deploy.targets import TARGETS
-from numpy.typing import NDArray
-from torch import nn
-
-from inception_deploy.locate.examine import Examined, examine
-from inception_deploy.locate.rewritten import Rewritten, inside, rewrite_again
 
 __all__ = ["IMAGES", "locate"]
 

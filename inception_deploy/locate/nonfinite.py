@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
+
 from inception_deploy.engines.base import Array
 from inception_deploy.locate.anatomy import Anatomy
 from inception_deploy.locate.cutting import CutGraph
 from inception_deploy.locate.truth import run_part
-from numpy.typing import NDArray
 
 __all__ = ["Blown", "first_blown"]
 

@@ -1,4 +1,4 @@
-"""The rewritten float graph between reference.onnx and model.onnx, which a bundle does not hold."""
+"""The rewritten float graph between reference.onnx and model.onnx, which bundles do not hold."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import onnx
+
 from inception_deploy.bundle import Bundle
 from inception_deploy.errors import StageError
 from inception_deploy.fuse import rewritings
