@@ -26,6 +26,7 @@ import click
 from benchmarks.native import CACHE, provenance
 from inception_deploy.bundle import Bundle
 from inception_deploy.contenders import engine_of
+from inception_deploy.deployed import open_deployed
 from inception_deploy.pipeline import deploy
 from inception_deploy.recipe import Recipe
 from inception_deploy.throughput import Candidate, measure
@@ -48,7 +49,7 @@ def against_itself(bundle: Bundle, seconds: float) -> dict[int, float]:
     engine = engine_of(bundle)
     make_batch = partial(filled, bundle.golden().feed)
     precision = str(bundle.manifest["precision"])
-    with engine.session(bundle.model) as one, engine.session(bundle.model) as other:
+    with open_deployed(bundle) as one, open_deployed(bundle) as other:
         report = measure(
             [
                 Candidate(engine.name, "one", precision, one.run),
@@ -79,12 +80,17 @@ def summary(ratios: Sequence[dict[str, float]]) -> dict[str, Any]:
     for batch in ratios[0]:
         values = [run[batch] for run in ratios]
         found[batch] = {
-            "within": sum(abs(value - 1) <= GOALS["within"] for value in values),
+            "within": sum(_off(value) <= GOALS["within"] for value in values),
             "runs": len(values),
             "median": round(statistics.median(values), 4),
-            "furthest": round(max(values, key=lambda value: abs(value - 1)), 4),
+            "furthest": round(max(values, key=_off), 4),
         }
     return found
+
+
+def _off(ratio: float) -> float:
+    """How far from 1."""
+    return abs(ratio - 1)
 
 
 @click.command()

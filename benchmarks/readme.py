@@ -17,6 +17,8 @@ from typing import Any
 
 import click
 
+from benchmarks.speed_tables import export_time_table, harness_table, sweep_table
+
 __all__ = ["DOCUMENTS", "RESULTS", "record_demo", "render"]
 
 ROOT = Path(__file__).parents[1]
@@ -92,7 +94,12 @@ def _demo(facts: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-_SECTIONS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {"demo": _demo}
+_SECTIONS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
+    "demo": _demo,
+    "harness": harness_table,
+    "sweep": sweep_table,
+    "export_time": export_time_table,
+}
 """Name of a marked place, and of its file in benchmarks/results → how it is written."""
 
 

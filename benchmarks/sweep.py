@@ -17,14 +17,14 @@ import json
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 import click
 import numpy as np
 
 from benchmarks.native import CACHE, kept_rows, noise_images, provenance
 from inception_deploy.bundle import Bundle
-from inception_deploy.contenders import engine_of
+from inception_deploy.deployed import open_deployed
 from inception_deploy.engines import ENGINES
 from inception_deploy.errors import InceptionDeployError
 from inception_deploy.networks import NETWORKS
@@ -59,7 +59,7 @@ def prepare(network: str, folder: Path, precisions: Sequence[PrecisionName]) -> 
                 recipe = Recipe(
                     network=network,
                     weights="random:0",
-                    target=target.name,
+                    target=cast(TargetName, target.name),
                     precision=precision,
                     calibration=str(images),
                     data=str(images),
@@ -86,7 +86,7 @@ def row_of(network: str, bundles: Mapping[str, Path], seconds: float) -> dict[st
         candidates = []
         for key, path in bundles.items():
             bundle, precision = Bundle.open(path), key.partition(":")[2]
-            session = stack.enter_context(engine_of(bundle).session(bundle.model))
+            session = stack.enter_context(open_deployed(bundle))
             candidates.append(
                 Candidate(session.name, precision, precision, session.run, session.load_seconds)
             )

@@ -15,10 +15,12 @@ from numpy.typing import NDArray
 
 from inception_deploy.bundle import Bundle
 from inception_deploy.contenders import Contender, Field, Setting, engine_of
+from inception_deploy.deployed import open_deployed
 from inception_deploy.errors import BadInput, StageError
 from inception_deploy.images import choose_images
 from inception_deploy.progress import Progress
 from inception_deploy.throughput import Candidate, Scenario, ThroughputReport, measure
+from inception_deploy.throughput.end_to_end import write_jpegs
 from inception_deploy.throughput.footprint import footprint
 from inception_deploy.throughput.harness import busy_warning
 from inception_deploy.throughput.knee import MIN_POINTS, Knee, Over, find_knee
@@ -176,8 +178,6 @@ def _folder() -> Iterator[Path]:
 def _jpegs(stack: ExitStack, bundle: Bundle, options: BenchOptions) -> list[Path] | None:
     if not options.end_to_end:
         return None
-    from inception_deploy.throughput.end_to_end import write_jpegs
-
     images = choose_images(
         options.data or bundle.manifest["data"],
         bundle.preprocessing,
@@ -245,8 +245,13 @@ def _with_footprints(
             if one.setting.streams > 1:
                 continue
             try:
+                compiled = one.bundle.manifest.get("engine")
                 found[one.candidate.key] = footprint(
-                    one.engine.name, one.bundle.model, batch, one.setting.threads
+                    one.engine.name,
+                    one.bundle.model,
+                    batch,
+                    one.setting.threads,
+                    compiled and (one.bundle.checked(compiled["file"]), compiled["sha256"]),
                 )
             except StageError as error:
                 failed.append(f"no footprint: {error}")
@@ -268,7 +273,7 @@ def run_loadgen(
         golden, engine = bundle.golden(), engine_of(bundle)
         place = f"loadgen/{options.scenario}"
         folder = bundle.path / place
-        with engine.session(bundle.model, threads=options.threads[0]) as session:
+        with open_deployed(bundle, threads=options.threads[0]) as session:
             mine = Candidate(
                 engine.name, graph_name(bundle, bundles), bundle.manifest["precision"], session.run
             )

@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 
 from inception_deploy.bundle import Bundle
 from inception_deploy.compare import reference_of_bundle
+from inception_deploy.deployed import open_deployed
 from inception_deploy.engines import ENGINES, Engine, Session
-from inception_deploy.errors import InceptionDeployError
+from inception_deploy.errors import InceptionDeployError, MissingDependency
 from inception_deploy.targets import TARGETS
 from inception_deploy.throughput import Candidate
 from inception_deploy.throughput.end_to_end import EndToEnd
@@ -30,7 +31,7 @@ from inception_deploy.throughput.gemm import (
 from inception_deploy.throughput.macs import macs_per_node
 from inception_deploy.trials import filled, torch_predictor
 
-__all__ = ["Contender", "Field", "Setting"]
+__all__ = ["Contender", "Field", "Setting", "engine_of"]
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ class Field:
         contenders, gauges, notes = [], [], []
         for setting in settings:
             sessions = [
-                self.stack.enter_context(engine.session(bundle.model, threads=setting.threads))
+                self.stack.enter_context(open_deployed(bundle, threads=setting.threads))
                 for _ in range(setting.streams)
             ]
             gauge = None
@@ -210,8 +211,19 @@ class Field:
 
 
 def engine_of(bundle: Bundle) -> Engine:
-    """The engine that runs a bundle's graph."""
-    return ENGINES.get(TARGETS.get(bundle.manifest["target"]).engine)
+    """The engine that runs a bundle's graph.
+
+    Raises:
+        MissingDependency: its device is not here; the time of a stand-in would mislead.
+    """
+    engine = ENGINES.get(TARGETS.get(bundle.manifest["target"]).engine)
+    obstacle = engine.availability().obstacle
+    if obstacle is not None:
+        raise MissingDependency(
+            f"{bundle.path} is for {engine.name}, which cannot run here ({obstacle}); "
+            "bench it on a machine where it can"
+        )
+    return engine
 
 
 def _times(macs: int, images: int) -> int:

@@ -3,7 +3,9 @@
 In a process that has run other engines before, memory that those gave back is used again and the
 libraries are warm, so these figures need a fresh one:
 
-    python -m inception_deploy.throughput.footprint ENGINE MODEL.onnx BATCH [THREADS]
+    python -m inception_deploy.throughput.footprint ENGINE MODEL.onnx BATCH THREADS [FILE SHA256]
+
+THREADS 0 leaves the choice to the engine; FILE is what the engine has compiled of the model.
 """
 
 from __future__ import annotations
@@ -27,14 +29,23 @@ TIMEOUT = 120.0
 _STATUS = Path("/proc/self/status")
 
 
-def footprint(engine: str, model: Path, batch: int, threads: int | None) -> Footprint:
+def footprint(
+    engine: str,
+    model: Path,
+    batch: int,
+    threads: int | None,
+    compiled: tuple[Path, str] | None = None,
+) -> Footprint:
     """Load `model` in a fresh process and run one batch.
+
+    Args:
+        compiled: the engine's own file and its hash, to be loaded in place of the model.
 
     Raises:
         StageError: the process failed, or took longer than `TIMEOUT` seconds.
     """
-    command = [sys.executable, "-m", __name__, engine, str(model), str(batch)]
-    command += [] if threads is None else [str(threads)]
+    command = [sys.executable, "-m", __name__, engine, str(model), str(batch), str(threads or 0)]
+    command += map(str, compiled or ())
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, check=False)
     except subprocess.TimeoutExpired:
@@ -67,12 +78,18 @@ def _kibibytes(field: str) -> int:
     return 1024 * int(found.group(1))
 
 
-def _measured(engine: str, model: Path, batch: int, threads: int | None) -> Footprint:
+def _measured(
+    engine: str, model: Path, batch: int, threads: int | None, compiled: tuple[Path, str] | None
+) -> Footprint:
     """In this process."""
     found = ENGINES.get(engine)
     found.availability()  # imports the vendor's library
     before = _kibibytes("VmRSS")
-    with found.session(model, threads=threads) as session:
+    if compiled is None:
+        opened = found.session(model, threads=threads)
+    else:
+        opened = found.deployed(*compiled, model=model, threads=threads)
+    with opened as session:
         spec = session.inputs[0]
         shape = [batch, *(d if isinstance(d, int) else 1 for d in spec.shape[1:])]
         inputs = np.zeros(shape, spec.dtype)
@@ -83,6 +100,7 @@ def _measured(engine: str, model: Path, batch: int, threads: int | None) -> Foot
 
 
 if __name__ == "__main__":
-    name, file, images, *rest = sys.argv[1:]
-    result = _measured(name, Path(file), int(images), int(rest[0]) if rest else None)
+    name, file, images, threads_asked, *rest = sys.argv[1:]
+    made = (Path(rest[0]), rest[1]) if rest else None
+    result = _measured(name, Path(file), int(images), int(threads_asked) or None, made)
     print(json.dumps(result.__dict__))

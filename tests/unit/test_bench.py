@@ -13,11 +13,19 @@ from inception_deploy.bench_record import own_report
 from inception_deploy.bundle import Bundle
 from inception_deploy.cli.main import main
 from inception_deploy.report import load_bundle, render
-from inception_deploy.throughput import ThroughputReport, loadgen
+from inception_deploy.throughput import ThroughputReport, loadgen, trial
 from inception_deploy.verify import verify
 
 SMALL = ("--weights", "random:0", "--num-classes", "5", "--image-size", "64")
 QUICK = ("--seconds", "0.02", "--threads", "1", "-q", "--json")
+
+
+@pytest.fixture(autouse=True)
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks and warm-ups of a tenth of their length: what is measured here is not looked at."""
+    monkeypatch.setattr(trial, "BLOCK_SECONDS", 0.01)
+    monkeypatch.setattr(trial, "WARMUP_SECONDS", 0.02)
+    monkeypatch.setattr(trial, "WINDOW_SECONDS", 0.005)
 
 
 @pytest.fixture(scope="module")
