@@ -102,7 +102,7 @@ def _is_depthwise(node: gs.Node) -> bool:
     if not is_op(node, "Conv") or node.inputs[1].shape is None:
         return False
     channels, each = node.inputs[1].shape[:2]
-    return each == 1 and node.attrs.get("group", 1) == channels > 1
+    return bool(each == 1 and node.attrs.get("group", 1) == channels > 1)
 
 
 def _before(graph: gs.Graph, conv: gs.Node) -> gs.Node | str:
