@@ -79,11 +79,12 @@ def summary(ratios: Sequence[dict[str, float]]) -> dict[str, Any]:
     found = {}
     for batch in ratios[0]:
         values = [run[batch] for run in ratios]
+        furthest = max(values, key=_off)
         found[batch] = {
             "within": sum(_off(value) <= GOALS["within"] for value in values),
             "runs": len(values),
             "median": round(statistics.median(values), 4),
-            "furthest": round(max(values, key=_off), 4),
+            "furthest": round(furthest, 4),
         }
     return found
 
