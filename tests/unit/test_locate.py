@@ -210,8 +210,8 @@ def _two_nodes(shift: float) -> onnx.ModelProto:
         [value("input", onnx.TensorProto.FLOAT, ["batch", 3])],
         [value("out", onnx.TensorProto.FLOAT, ["batch", 3])],
         [
-            numpy_helper.from_array(np.float32([shift]), "shift"),
-            numpy_helper.from_array(np.float32([2.0]), "two"),
+            numpy_helper.from_array(np.array([shift], np.float32), "shift"),
+            numpy_helper.from_array(np.array([2.0], np.float32), "two"),
         ],
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
