@@ -151,8 +151,11 @@ class Anatomy:
             return None
         scale, *rest = (numpy_helper.to_array(self.constants[n]) for n in writer.input[1:])
         zero = rest[0] if rest else np.zeros((), np.uint8)
-        if scale.size != 1 or zero.size != 1 or zero.dtype.kind not in "iu":
+        if scale.size != 1 or zero.size != 1:
             return None
+        if zero.dtype.kind not in "iu":  # E4M3: ±448, whose neighbours are 32 apart
+            unit = float(scale.reshape(()))
+            return Grid(32 * unit, -448 * unit, 448 * unit)
         limits, step = np.iinfo(zero.dtype), float(scale.reshape(()))
         origin = int(zero.reshape(()))
         return Grid(step, (limits.min - origin) * step, (limits.max - origin) * step)
