@@ -336,5 +336,6 @@ def _speed(
             precision=recipe.precision,
             batches=sorted({recipe.batch.optimum, recipe.batch.maximum}),
             seconds=recipe.seconds,
+            model=lowered.model,
             progress=progress,
         )

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from inception_deploy.bundle import Bundle
 from inception_deploy.compare import truth_predictor
+from inception_deploy.deployed import open_deployed
 from inception_deploy.engines import ENGINES
 from inception_deploy.gate.bounds import Bounds
 from inception_deploy.gate.verdict import Check, at_least
@@ -58,7 +59,7 @@ def timed(
     recipe = Recipe.from_dict(dict(bundle.manifest["recipe"]))
     with ExitStack() as stack:
         truth, name = truth_predictor(bundle, reference, stack)
-        session = stack.enter_context(engine.session(bundle.model, threads=timing.threads))
+        session = stack.enter_context(open_deployed(bundle, threads=timing.threads))
         candidates = [
             Candidate(name, "torch" if name == "pytorch" else "reference.onnx", "fp32", truth),
             Candidate(
