@@ -147,7 +147,7 @@ def examine(
     report = replace(report, data=replace(report.data, skipped=tuple(images.skipped)))
     last = not found.stopped
     recorded = bundle.manifest["parity"].get("top1_reference")
-    exact = _exact(tally, report, bounds, recorded)
+    exact = _exact(tally, report, bounds, trained, recorded)
     checks = [*_sequential(tally, bounds, trained, last=last), *exact]
     return Examined(
         tuple(checks),
@@ -226,7 +226,7 @@ def _images_needed(counts: Counts, bound: float) -> int | None:
 
 
 def _exact(
-    tally: Tally, report: ParityReport, bounds: Bounds, recorded: float | None
+    tally: Tally, report: ParityReport, bounds: Bounds, trained: bool, recorded: float | None
 ) -> Iterator[Check]:
     """Figures of all images seen that need no interval."""
     if bounds.min_sqnr is not None:
@@ -243,16 +243,17 @@ def _exact(
             unit="dB",
         )
     if tally.labelled and tally.outputs > 2:
-        yield _labels(tally, recorded)
+        yield _labels(tally, trained, recorded)
 
 
-def _labels(tally: Tally, recorded: float | None) -> Check:
+def _labels(tally: Tally, trained: bool, recorded: float | None) -> Check:
     """The reference's own hits: a data set whose labels are counted from elsewhere shows here.
 
     A data set that is merely harder makes a network err in many ways; one whose classes are
     numbered in another order makes it take each class for one certain other.
 
     Args:
+        trained: whether it ever saw what its classes look like.
         recorded: its accuracy at export, percent; None where that was not measured.
     """
     hits, images = tally.correct, tally.images
@@ -270,8 +271,10 @@ def _labels(tally: Tally, recorded: float | None) -> Check:
     best = tally.relabelled() or 0
     # a few images per class make some order look right by chance
     usual = images * recorded / 100 if recorded is not None else 0.8 * images
-    enough = recorded is not None or images >= 5 * tally.outputs
-    if enough and best >= 0.75 * usual and hits + 3 * hits**0.5 + 3 < 0.75 * best:
+    enough = recorded is not None or (trained and images >= 5 * tally.outputs)
+    # as bad as at export is as the network is: some never knew these classes
+    worse = hits + 3 * hits**0.5 + 3 < min(usual, 0.75 * best)
+    if enough and worse and best >= 0.75 * usual:
         said = (
             f"{right}, and would be on {best:,} if the classes were numbered in another order: "
             "the labels are not this network's"
