@@ -17,7 +17,12 @@ from typing import Any
 
 import click
 
-from benchmarks.speed_tables import export_time_table, harness_table, sweep_table
+from benchmarks.speed_tables import (
+    export_time_table,
+    harness_table,
+    peers_table,
+    sweep_table,
+)
 
 __all__ = ["DOCUMENTS", "RESULTS", "record_demo", "render"]
 
@@ -99,6 +104,7 @@ _SECTIONS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "harness": harness_table,
     "sweep": sweep_table,
     "export_time": export_time_table,
+    "peers": peers_table,
 }
 """Name of a marked place, and of its file in benchmarks/results → how it is written."""
 

@@ -1,11 +1,11 @@
-"""The tables of docs/bench.md, written from the result files of the speed benchmarks."""
+"""The tables of README.md and docs/bench.md, written from the result files of the speed benchmarks."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["export_time_table", "harness_table", "sweep_table"]
+__all__ = ["export_time_table", "harness_table", "peers_table", "sweep_table"]
 
 
 def harness_table(facts: Mapping[str, Any]) -> str:
@@ -80,3 +80,40 @@ def _where(facts: Mapping[str, Any]) -> str:
     )
     isa = ", ".join(machine["isa"])
     return f"On {machine['cores']} cores of an {machine['cpu']} ({isa}); {libraries}."
+
+
+def peers_table(facts: Mapping[str, Any]) -> str:
+    """INT8 of `benchmarks.peers`: speed-ups within one run, and SQNR of the logits."""
+    pairs = (
+        ("onnxruntime:ours", "onnxruntime:quantize_static"),
+        ("openvino:ours", "openvino:nncf"),
+    )
+    lines = [
+        "| native size, INT8 | ONNX Runtime, batch 1 / 8 | SQNR, dB | OpenVINO, batch 1 / 8 "
+        "| SQNR, dB |",
+        "|---|---:|---:|---:|---:|",
+    ]
+    for row in facts["rows"]:
+        if not row["ratios"]:
+            continue
+        cells = [row["network"]]
+        for ours, peer in pairs:
+            found = {
+                r["batch"]: f"{r['ratio']:.2f}×"
+                for r in row["ratios"]
+                if (r["ours"], r["to"]) == (ours, peer)
+            }
+            cells.append(" / ".join(found[batch] for batch in sorted(found)))
+            cells.append(f"{row['sqnr_db'][ours]:.1f} ({row['sqnr_db'][peer]:.1f})")
+        lines.append(f"| {' | '.join(cells)} |")
+    means = [facts["summary"][name]["geometric_mean"] for name in ("onnxruntime", "openvino")]
+    lines.append(f"| geometric mean | {means[0]:.2f}× | | {means[1]:.2f}× | |")
+    machine, versions = facts["machine"], facts["versions"]
+    lines += [
+        "",
+        "Against `onnxruntime.quantization.quantize_static` (per channel, after preprocessing) and "
+        "`nncf.quantize` (MIXED) on the same engine in one run; in brackets the peer's SQNR. "
+        f"Random weights; {machine['cores']} cores of an {machine['cpu']} with VNNI; onnxruntime "
+        f"{versions['onnxruntime']}, openvino {versions['openvino']}, nncf {versions['nncf']}.",
+    ]
+    return "\n".join(lines) + "\n"
