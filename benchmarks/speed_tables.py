@@ -1,4 +1,4 @@
-"""The tables of README.md and docs/bench.md, written from the result files of the speed benchmarks."""
+"""Tables of README.md and docs/bench.md, written from the result files of the benchmarks."""
 
 from __future__ import annotations
 
