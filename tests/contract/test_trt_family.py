@@ -47,7 +47,7 @@ def test_one_network_in_the_other_formats(precision: str) -> None:
     check("inception_v3", precision, dynamic=False)
 
 
-@pytest.mark.full
+@pytest.mark.builds
 @pytest.mark.parametrize("dynamic", [True, False])
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16", "int8", "fp8"])
 @pytest.mark.parametrize("network", NETWORKS.names())
