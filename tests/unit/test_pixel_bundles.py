@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from inception_deploy.artifact import Golden
-from inception_deploy.bench import bench_bundles
+from inception_deploy.bench import BenchOptions, bench_bundles
 from inception_deploy.bundle import Bundle, load_golden, save_golden
 from inception_deploy.cli.main import main
 from inception_deploy.compare import compare_bundle
@@ -138,12 +138,8 @@ def test_compare_and_bench_feed_every_graph_its_own_kind(
     assert report.top1_agreement == 100
     timed = bench_bundles(
         [bundles["fp32", None], bundle],
-        batches=[2],
-        seconds=0.01,
-        threads=1,
-        with_pytorch=True,
-        with_reference=True,
-        progress=SilentProgress(),
+        BenchOptions(batches=(2,), seconds=0.01, threads=(1,), with_reference=True, thorough=False),
+        SilentProgress(),
     )
     assert len(timed.rows) == 4
 
