@@ -142,11 +142,12 @@ def test_end_to_end_splits_the_query(bench: Any, bundle: Path) -> None:
 def test_loadgen_leaves_its_logs_in_the_bundle(bench: Any, bundle: Path) -> None:
     said = bench(bundle, "--loadgen", "--seconds", "0.2", "-q", "--json")
     (found,) = json.loads(said.out)
-    assert found["valid"] is True
     assert all(check.ok for check in verify(Bundle.open(bundle)))
     log = bundle / "loadgen" / "single-stream" / "mlperf_log_summary.txt"
-    assert "Result is : VALID" in log.read_text()
-    assert "Result is VALID" in render([load_bundle(bundle)])
+    # which of both is LoadGen's to say: on a busy machine a fifth of a second is too short for it
+    verdict = "VALID" if found["valid"] else "INVALID"
+    assert f"Result is : {verdict}\n" in log.read_text()
+    assert f"Result is {verdict}" in render([load_bundle(bundle)])
 
 
 def test_bundles_side_by_side_each_keep_their_own(bench: Any, bundle: Path) -> None:
