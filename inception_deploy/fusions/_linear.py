@@ -11,7 +11,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
-from inception_deploy.graphs import constant_values, fresh_name, numbered
+from inception_deploy.graphs import constant_values, fresh_name, is_op, is_output, numbered
 
 __all__ = [
     "Float64Array",
@@ -22,6 +22,7 @@ __all__ = [
     "is_padded",
     "kernel_of",
     "norm_problem",
+    "relu_behind",
     "set_bias",
     "sharing_problem",
     "spatial",
@@ -101,6 +102,15 @@ def spatial(node: gs.Node, name: str, default: int) -> tuple[int, ...]:
     """Attribute `strides` or `dilations` of a convolution or pool, one number per image axis."""
     axes = len(node.inputs[0].shape) - 2
     return tuple(node.attrs.get(name, (default,) * axes))
+
+
+def relu_behind(graph: gs.Graph, node: gs.Node) -> gs.Node | None:
+    """The Relu that alone uses the output of `node`."""
+    result = node.outputs[0]
+    if is_output(graph, result) or len(result.outputs) != 1:
+        return None
+    user: gs.Node = result.outputs[0]
+    return user if is_op(user, "Relu") else None
 
 
 def fresh_node_name(graph: gs.Graph, wanted: str) -> str:

@@ -31,7 +31,14 @@ from inception_deploy.fusions._linear import (
     sharing_problem,
 )
 from inception_deploy.fusions.base import Example, Fusion, Phase
-from inception_deploy.graphs import absorb, fresh_name, is_op, is_output, producer, used_elsewhere
+from inception_deploy.graphs import (
+    absorb,
+    is_op,
+    is_output,
+    producer,
+    replace_constant,
+    used_elsewhere,
+)
 from inception_deploy.proof import FP32_BOUND
 
 __all__ = ["FUSIONS", "LANES", "AlignedDepthwise"]
@@ -135,13 +142,12 @@ def _after(graph: gs.Graph, conv: gs.Node) -> gs.Node | str:
 
 def _extend(graph: gs.Graph, conv: gs.Node, *, axis: int, more: int) -> None:
     """Weights with zeros appended along `axis`; the bias, where there is one, follows the rows."""
-    weights = conv.inputs[1]
-    pads = [(0, 0)] * weights.values.ndim
+    weights = conv.inputs[1].values
+    pads = [(0, 0)] * weights.ndim
     pads[axis] = (0, more)
-    conv.inputs[1] = gs.Constant(fresh_name(graph, weights.name), np.pad(weights.values, pads))
     if axis == 0 and len(conv.inputs) > 2:
-        rows = conv.inputs[1].shape[0]
-        set_bias(graph, conv, np.pad(bias_of(conv, rows), (0, more)))
+        set_bias(graph, conv, np.pad(bias_of(conv, len(weights)), (0, more)))
+    replace_constant(conv, 1, np.pad(weights, pads))
 
 
 _WEIGHTS: Weights = {

@@ -41,7 +41,7 @@ from inception_deploy.graphs import (
 )
 from inception_deploy.proof import FP32_BOUND
 
-__all__ = ["FUSIONS", "PoolAsConv", "depthwise"]
+__all__ = ["FUSIONS", "PoolAsConv", "depthwise", "depthwise_problem"]
 
 _PROJECTION = PoolProjection()
 
@@ -63,25 +63,11 @@ class PoolAsConv(Fusion):
                 yield node
 
     def check(self, graph: gs.Graph, anchor: gs.Node) -> str | None:
-        dtype, shape = anchor.outputs[0].dtype, anchor.outputs[0].shape
-        if dtype != np.float32:
-            return f"'{anchor.outputs[0].name}' is {np.dtype(dtype)}, not float32"
         if is_padded(anchor) and not counts_padding(anchor):
             return "it leaves the padding out of its averages: the divisor differs at the border"
-        if anchor.attrs.get("ceil_mode", 0) and set(spatial(anchor, "strides", 1)) != {1}:
-            return "it rounds its size up: the last window may hang over the edge"
-        if not isinstance(shape[1], int):
-            return "the number of its channels is only known at run time"
-        if shape[1] == 1:
-            return "it has one channel: a convolution in its place would not be depthwise"
-        if (before := affine_before(anchor)) is not None:
-            return f"it follows '{before.name}' ({before.op}), which could be folded into it"
         absorbed = _bias_behind(graph, anchor)
         result = anchor.outputs[0] if absorbed is None else absorbed[0].outputs[0]
-        for user in result.outputs:
-            if is_op(user, "BatchNormalization", "Mul", "Div"):
-                return f"'{user.name}' ({user.op}) follows, which could be folded into it"
-        return None
+        return depthwise_problem(anchor, result)
 
     def rewrite(self, graph: gs.Graph, anchor: gs.Node) -> str:
         if _PROJECTION.check(graph, anchor) is None:
@@ -96,6 +82,29 @@ class PoolAsConv(Fusion):
         size = "×".join(map(str, conv.attrs["kernel_shape"]))
         channels = f"{conv.attrs['group']} channels{', with a bias' * (absorbed is not None)}"
         return f"{size} depthwise, {channels}"
+
+
+def depthwise_problem(pool: gs.Node, result: gs.Tensor) -> str | None:
+    """Why no depthwise convolution may stand in place of `pool`; None where one may.
+
+    Args:
+        result: what it would put out: the average, or that with a bias behind.
+    """
+    pooled = pool.outputs[0]
+    if pooled.dtype != np.float32:
+        return f"'{pooled.name}' is {np.dtype(pooled.dtype)}, not float32"
+    if pool.attrs.get("ceil_mode", 0) and set(spatial(pool, "strides", 1)) != {1}:
+        return "it rounds its size up: the last window may hang over the edge"
+    if not isinstance(pooled.shape[1], int):
+        return "the number of its channels is only known at run time"
+    if pooled.shape[1] == 1:
+        return "it has one channel: a convolution in its place would not be depthwise"
+    if (before := affine_before(pool)) is not None:
+        return f"it follows '{before.name}' ({before.op}), which could be folded into it"
+    for user in result.outputs:
+        if is_op(user, "BatchNormalization", "Mul", "Div"):
+            return f"'{user.name}' ({user.op}) follows, which could be folded into it"
+    return None
 
 
 def depthwise(graph: gs.Graph, pool: gs.Node, *, divisor: int) -> gs.Node:

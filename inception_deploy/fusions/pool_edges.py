@@ -34,11 +34,11 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
 from inception_deploy.fusions._examples import Weights, graph
-from inception_deploy.fusions._linear import fresh_node_name, is_padded, spatial
+from inception_deploy.fusions._linear import fresh_node_name, is_padded, relu_behind, spatial
 from inception_deploy.fusions.base import Example, Fusion, Phase
-from inception_deploy.fusions.pool_as_conv import depthwise
-from inception_deploy.fusions.pool_projection import PoolProjection, affine_before, counts_padding
-from inception_deploy.graphs import absorb, fresh_name, is_op, is_output
+from inception_deploy.fusions.pool_as_conv import depthwise, depthwise_problem
+from inception_deploy.fusions.pool_projection import PoolProjection, counts_padding
+from inception_deploy.graphs import absorb, fresh_name, is_op
 from inception_deploy.proof import FP32_BOUND
 
 __all__ = ["FUSIONS", "PoolEdges"]
@@ -64,22 +64,11 @@ class PoolEdges(Fusion):
 
     def check(self, graph: gs.Graph, anchor: gs.Node) -> str | None:
         pooled = anchor.outputs[0]
-        if pooled.dtype != np.float32:
-            return f"'{pooled.name}' is {np.dtype(pooled.dtype)}, not float32"
         if anchor.attrs.get("auto_pad", "NOTSET") != "NOTSET":
             return f"its padding is {anchor.attrs['auto_pad']}, not numbers"
-        if anchor.attrs.get("ceil_mode", 0) and set(spatial(anchor, "strides", 1)) != {1}:
-            return "it rounds its size up: the last window may hang over the edge"
-        if not all(isinstance(size, int) for size in pooled.shape[1:]):
+        if not all(isinstance(size, int) for size in pooled.shape[2:]):
             return "the size of its maps is only known at run time"
-        if pooled.shape[1] == 1:
-            return "it has one channel: a convolution in its place would not be depthwise"
-        if (before := affine_before(anchor)) is not None:
-            return f"it follows '{before.name}' ({before.op}), which could be folded into it"
-        for user in pooled.outputs:
-            if is_op(user, "BatchNormalization", "Mul", "Div"):
-                return f"'{user.name}' ({user.op}) follows, which could be folded into it"
-        return None
+        return depthwise_problem(anchor, pooled)
 
     def rewrite(self, graph: gs.Graph, anchor: gs.Node) -> str:
         if _PROJECTION.check(graph, anchor) is None:
@@ -88,7 +77,7 @@ class PoolEdges(Fusion):
         even = len(np.unique(counts)) == 1
         window = math.prod(anchor.attrs["kernel_shape"])
         conv = depthwise(graph, anchor, divisor=int(counts.flat[0]) if even else window)
-        last = _relu_behind(graph, anchor)
+        last = relu_behind(graph, anchor)
         absorb(conv, anchor)
         channels = conv.inputs[1].shape[0]
         detail = f"{'×'.join(map(str, conv.attrs['kernel_shape']))} depthwise, {channels} channels"
@@ -118,15 +107,6 @@ def _counts(pool: gs.Node) -> NDArray[np.int64]:
         at = np.arange(many)[:, None] * stride + np.arange(taps) * gap - pad
         counts = counts[..., None] * ((at >= 0) & (at < size)).sum(1)
     return counts[None, None]
-
-
-def _relu_behind(graph: gs.Graph, pool: gs.Node) -> gs.Node | None:
-    """The Relu that alone uses the average."""
-    pooled = pool.outputs[0]
-    if is_output(graph, pooled) or len(pooled.outputs) != 1:
-        return None
-    user: gs.Node = pooled.outputs[0]
-    return user if is_op(user, "Relu") else None
 
 
 _WEIGHTS: Weights = {"W": (2, 4, 1, 1), "b": (2,), "s": (4, 1, 1)}

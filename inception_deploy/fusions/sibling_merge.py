@@ -35,6 +35,7 @@ from inception_deploy.fusions._linear import (
     fresh_node_name,
     is_padded,
     kernel_of,
+    relu_behind,
     sharing_problem,
     spatial,
 )
@@ -85,8 +86,8 @@ class SiblingMerge(Fusion):
 
     def rewrite(self, graph: gs.Graph, anchor: gs.Node) -> str:
         group = _group(graph, anchor)
-        activated = _activation(graph, anchor) is not None
-        last = [_activation(graph, conv) or conv for conv in group]
+        activated = relu_behind(graph, anchor) is not None
+        last = [relu_behind(graph, conv) or conv for conv in group]
         pieces = [node.outputs[0] for node in last]
         weights = [conv.inputs[1].values for conv in group]
         name = fresh_node_name(graph, f"{_block(group)}.1x1")
@@ -132,23 +133,14 @@ def _group(graph: gs.Graph, conv: gs.Node) -> list[gs.Node]:
     """`conv` and the siblings it can be merged with; nothing where it cannot be merged at all."""
     if _problem(conv):
         return []
-    relu, strides = _activation(graph, conv) is not None, spatial(conv, "strides", 1)
+    relu, strides = relu_behind(graph, conv) is not None, spatial(conv, "strides", 1)
     return [
         other
         for other in _pointwise(conv)
-        if (_activation(graph, other) is not None) == relu
+        if (relu_behind(graph, other) is not None) == relu
         and spatial(other, "strides", 1) == strides
         and not _problem(other)
     ]
-
-
-def _activation(graph: gs.Graph, conv: gs.Node) -> gs.Node | None:
-    """The Relu that alone uses the output of `conv`."""
-    result = conv.outputs[0]
-    if is_output(graph, result) or len(result.outputs) != 1:
-        return None
-    user: gs.Node = result.outputs[0]
-    return user if is_op(user, "Relu") else None
 
 
 def _problem(conv: gs.Node) -> str | None:
