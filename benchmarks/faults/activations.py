@@ -2,31 +2,46 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from benchmarks.faults.base import Fault, Planted, Site, edited, pick
+from benchmarks.faults.base import Edit, Fault, Planted, Site, edited, pick
 
 __all__ = ["FAULTS"]
 
 
-class DroppedRelu(Fault):
-    """A ReLU that is not there."""
+class _Replaced(Fault):
+    """One activation of a kind, changed."""
 
-    name = "relu_dropped"
     level = "graph"
+    kind = "Relu"
 
     def plant(self, site: Site, rng: np.random.Generator) -> Planted | None:
         edit = edited(site.reference)
-        node = pick(rng, list(edit.of_kind("Relu")))
+        node = pick(rng, list(edit.of_kind(self.kind)))
         if node is None:
             return None
         name = str(node.name)
+        detail = self.change(edit, node)
+        return Planted((name,), f"{detail} {name}", reference=edit.done())
+
+    @abstractmethod
+    def change(self, edit: Edit, node: onnx.NodeProto) -> str:
+        """Change the node in place; says what was done, up to the node's name."""
+
+
+class DroppedRelu(_Replaced):
+    """A ReLU that is not there."""
+
+    name = "relu_dropped"
+
+    def change(self, edit: Edit, node: onnx.NodeProto) -> str:
         edit.bypass(node, node.input[0])
-        return Planted((name,), f"no {name}", reference=edit.done())
+        return "no"
 
 
 class AddedRelu(Fault):
@@ -55,17 +70,12 @@ def _rectified(readers: Sequence[onnx.NodeProto]) -> bool:
     return any(reader.op_type == "Relu" for reader in readers)
 
 
-class Relu6(Fault):
+class Relu6(_Replaced):
     """MobileNet's ReLU6 for ReLU: nothing changes where nothing exceeds 6."""
 
     name = "relu6"
-    level = "graph"
 
-    def plant(self, site: Site, rng: np.random.Generator) -> Planted | None:
-        edit = edited(site.reference)
-        node = pick(rng, list(edit.of_kind("Relu")))
-        if node is None:
-            return None
+    def change(self, edit: Edit, node: onnx.NodeProto) -> str:
         low = numpy_helper.from_array(np.array(0.0, np.float32), f"{node.name}//low")
         high = numpy_helper.from_array(np.array(6.0, np.float32), f"{node.name}//high")
         edit.model.graph.initializer.extend([low, high])
@@ -73,22 +83,17 @@ class Relu6(Fault):
             "Clip", [node.input[0], low.name, high.name], list(node.output), name=node.name
         )
         node.CopyFrom(clip)
-        return Planted((str(node.name),), f"ReLU6 at {node.name}", reference=edit.done())
+        return "ReLU6 at"
 
 
-class TanhGelu(Fault):
+class TanhGelu(_Replaced):
     """The tanh approximation of GELU for the exact one."""
 
-    name = "gelu_tanh"
-    level = "graph"
+    name, kind = "gelu_tanh", "Gelu"
 
-    def plant(self, site: Site, rng: np.random.Generator) -> Planted | None:
-        edit = edited(site.reference)
-        node = pick(rng, list(edit.of_kind("Gelu")))
-        if node is None:
-            return None
+    def change(self, edit: Edit, node: onnx.NodeProto) -> str:
         edit.set_attribute(node, "approximate", "tanh")
-        return Planted((str(node.name),), f"tanh at {node.name}", reference=edit.done())
+        return "tanh at"
 
 
 FAULTS = (DroppedRelu(), AddedRelu(), Relu6(), TanhGelu())

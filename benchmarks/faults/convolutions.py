@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -32,11 +33,13 @@ class _Reweighted(Fault):
         edit.own_constant(node, 1, self.changed(weight, rng))
         return Planted((str(node.name),), f"{self.name} at {node.name}", reference=edit.done())
 
+    @abstractmethod
     def fits(self, weight: Values) -> bool:
-        raise NotImplementedError
+        """Whether a weight (filters, channels, …) would be another one."""
 
+    @abstractmethod
     def changed(self, weight: Values, rng: np.random.Generator) -> Values:
-        raise NotImplementedError
+        """The weight with the fault; may be changed in place."""
 
 
 class Flipped(_Reweighted):

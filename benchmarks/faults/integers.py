@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from abc import abstractmethod
+from typing import Any, TypeAlias
 
 import numpy as np
 import onnx
@@ -11,18 +12,21 @@ from benchmarks.faults.base import Edit, Fault, Planted, Site, edited, pick
 
 __all__ = ["FAULTS"]
 
+Place: TypeAlias = tuple[str, tuple[onnx.NodeProto, onnx.NodeProto]]
+"""A quantised activation, the node that quantises it and the one that reads it back."""
 
-def _activations(edit: Edit, site: Site) -> list[tuple[str, list[onnx.NodeProto]]]:
-    """Quantised activations of the reference graph, with the nodes that use their grid."""
+
+def _activations(edit: Edit, site: Site) -> list[Place]:
+    """Quantised activations of the reference graph."""
     known = {name for node in site.reference.graph.node for name in node.output}
-    found = []
+    found: list[Place] = []
     for node in edit.of_kind("DequantizeLinear"):
         tensor = str(node.output[0])
         if tensor not in known or node.input[0] not in edit.writers:
             continue
         writer = edit.writers[node.input[0]]
         if writer.op_type == "QuantizeLinear":
-            found.append((tensor, [writer, node]))
+            found.append((tensor, (writer, node)))
     return found
 
 
@@ -30,70 +34,73 @@ def _producer(site: Site, tensor: str) -> str:
     return next(str(n.name) for n in site.reference.graph.node if tensor in n.output)
 
 
-class ClippedRange(Fault):
+class _Regridded(Fault):
+    """The integers of one activation, changed: what they are written with, or read with."""
+
+    level = "lowered"
+    precisions = ("int8",)
+
+    def plant(self, site: Site, rng: np.random.Generator) -> Planted | None:
+        edit = edited(site.lowered)
+        place = pick(rng, self.places(edit, site))
+        if place is None:
+            return None
+        tensor, (there, back) = place
+        detail = self.change(edit, tensor, there, back)
+        return Planted((_producer(site, tensor),), detail, lowered=edit.done())
+
+    def places(self, edit: Edit, site: Site) -> list[Place]:
+        """Where it can be."""
+        return _activations(edit, site)
+
+    @abstractmethod
+    def change(self, edit: Edit, tensor: str, there: onnx.NodeProto, back: onnx.NodeProto) -> str:
+        """Change how `tensor` is quantised (`there`) or read (`back`); says what was done."""
+
+
+class ClippedRange(_Regridded):
     """The range of one tensor ends at a third of its values."""
 
     name = "range_clipped"
-    level = "lowered"
-    precisions = ("int8",)
     factor = 1 / 3
 
-    def plant(self, site: Site, rng: np.random.Generator) -> Planted | None:
-        edit = edited(site.lowered)
-        place = pick(rng, _activations(edit, site))
-        if place is None:
-            return None
-        tensor, nodes = place
-        scale = edit.constant(nodes[0].input[1])
+    def change(self, edit: Edit, tensor: str, there: onnx.NodeProto, back: onnx.NodeProto) -> str:
+        scale = edit.constant(there.input[1])
         assert scale is not None
-        for node in nodes:
+        for node in (there, back):
             edit.own_constant(node, 1, scale * self.factor)
-        where = _producer(site, tensor)
-        return Planted((where,), f"scale ×{self.factor:.2g} of {tensor}", lowered=edit.done())
+        return f"scale ×{self.factor:.2g} of {tensor}"
 
 
-class ScaleMismatch(Fault):
+class ScaleMismatch(_Regridded):
     """An input of a concatenation quantised with one scale and read with another."""
 
     name = "scale_mismatch"
-    level = "lowered"
-    precisions = ("int8",)
 
-    def plant(self, site: Site, rng: np.random.Generator) -> Planted | None:
-        edit = edited(site.lowered)
+    def places(self, edit: Edit, site: Site) -> list[Place]:
         joined = {name for node in edit.of_kind("Concat") for name in node.input}
-        places = _activations(edit, site)
-        place = pick(rng, [p for p in places if p[0] in joined] or places)
-        if place is None:
-            return None
-        tensor, (_, back) = place
+        every = _activations(edit, site)
+        return [place for place in every if place[0] in joined] or every
+
+    def change(self, edit: Edit, tensor: str, there: onnx.NodeProto, back: onnx.NodeProto) -> str:
         scale = edit.constant(back.input[1])
         assert scale is not None
         edit.own_constant(back, 1, scale * 1.3)
-        where = _producer(site, tensor)
-        return Planted((where,), f"{tensor} is read ×1.3", lowered=edit.done())
+        return f"{tensor} is read ×1.3"
 
 
-class ZeroPoint(Fault):
+class ZeroPoint(_Regridded):
     """A zero point off by ten."""
 
     name = "zero_point"
-    level = "lowered"
-    precisions = ("int8",)
 
-    def plant(self, site: Site, rng: np.random.Generator) -> Planted | None:
-        edit = edited(site.lowered)
-        place = pick(rng, _activations(edit, site))
-        if place is None:
-            return None
-        tensor, (_, back) = place
+    def change(self, edit: Edit, tensor: str, there: onnx.NodeProto, back: onnx.NodeProto) -> str:
         zero = edit.constant(back.input[2])
         assert zero is not None
         limits = np.iinfo(zero.dtype)
         moved = int(zero) + 10 if int(zero) + 10 <= limits.max else int(zero) - 10
         edit.own_constant(back, 2, np.array(moved, zero.dtype))
-        where = _producer(site, tensor)
-        return Planted((where,), f"zero point of {tensor}", lowered=edit.done())
+        return f"zero point of {tensor}"
 
 
 class WeightScale(Fault):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
@@ -26,8 +27,9 @@ class _Changed(Fault):
         said = ", ".join(f"{k} {v}" for k, v in changed.items())
         return Planted(("input",), said, preprocessing={**now, **changed})
 
+    @abstractmethod
     def changed(self, now: Mapping[str, Any]) -> Mapping[str, Any] | None:
-        raise NotImplementedError
+        """The entries that are others; None where the fault has no meaning."""
 
 
 class MeanStd(_Changed):
