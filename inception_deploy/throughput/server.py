@@ -212,7 +212,7 @@ def measure_server(
                 for one in (*left[first:], *left[:first]):
                     seeds = (seed, SEARCH_STEPS + ROUNDS * attempt + part)
                     times = _arrivals(one.rate, seconds / ROUNDS, seeds)
-                    one.served.add(_served(one, times, clock, sleep))
+                    _add_served(one.served, one, times, clock, sleep)
             left = [one for one in left if one.low and one.verdict(bound) == "INVALID"]
             if not left:
                 break
@@ -249,7 +249,7 @@ def _warmed(
 ) -> _Contender:
     """Every batch size run, so that none is met for the first time later; the capacity known."""
     inputs = candidate.batch(batch, make_batch)
-    try:
+    with candidate.running(batch):
         started = clock()
         candidate.run(inputs[:1])
         first = clock() - started
@@ -264,22 +264,19 @@ def _warmed(
                 candidate.run(inputs[:size])
                 runs.append(clock() - started)
             rates.append(size / max(float(np.median(runs)), 1e-9))
-    except Exception as error:
-        raise candidate.failed(batch, error) from error
     return _Contender(candidate, inputs, max(rates), high=max(rates), first=first)
 
 
-def _served(
+def _add_served(
+    served: Served,
     one: _Contender,
     arrivals: NDArray[np.float64],
     clock: Callable[[], float],
     sleep: Callable[[float], None],
-) -> Served:
-    try:
+) -> None:
+    with one.candidate.running(len(one.inputs)):
         one.candidate.run(one.inputs[:1])  # untimed: another engine has just had the processor
-        return serve(one.candidate.run, one.inputs, arrivals, clock=clock, sleep=sleep)
-    except Exception as error:
-        raise one.candidate.failed(len(one.inputs), error) from error
+        served.add(serve(one.candidate.run, one.inputs, arrivals, clock=clock, sleep=sleep))
 
 
 def _halve(
@@ -292,7 +289,8 @@ def _halve(
 ) -> None:
     """One step of the search: the middle of the range is tried."""
     middle = (one.low + one.high) / 2
-    tried = _served(one, _arrivals(middle, seconds, seeds), clock, sleep)
+    tried = Served()
+    _add_served(tried, one, _arrivals(middle, seconds, seeds), clock, sleep)
     if tried.overruns(bound) <= OVERRUNS * tried.queries:
         one.low = middle
     else:

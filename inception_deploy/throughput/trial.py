@@ -8,6 +8,7 @@ import statistics
 import time
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -88,6 +89,18 @@ class Candidate:
         if len(inputs) != size:
             raise BadInput(f"asked for a batch of {size} images, got {len(inputs)}")
         return inputs
+
+    @contextmanager
+    def running(self, batch: int) -> Iterator[None]:
+        """Around its runs at this batch size.
+
+        Raises:
+            StageError: whatever it raised, with its key and the batch size.
+        """
+        try:
+            yield
+        except Exception as error:  # engines raise classes of their own, torch a RuntimeError
+            raise self.failed(batch, error) from error
 
     def failed(self, batch: int, error: Exception) -> StageError:
         """What to raise where it cannot run a batch of this size."""
@@ -179,12 +192,10 @@ class Trial:
         """The block's batches handed over at once: mean seconds per query."""
         batches = itertools.repeat(self._inputs, self.block_runs)
         many = self.candidate.run_many
-        try:
+        with self.candidate.running(self.batch):
             started = self._clock()
             done = sum(1 for _ in (many(batches) if many else map(self.candidate.run, batches)))
             seconds = self._clock() - started
-        except Exception as error:
-            raise self.candidate.failed(self.batch, error) from error
         if done != self.block_runs:
             raise StageError(
                 f"{self.candidate.key} gave {done} answers to {self.block_runs} batches; "
@@ -246,12 +257,11 @@ class Trial:
             )
 
     def _run(self) -> float:
-        try:
+        with self.candidate.running(self.batch):
             started = self._clock()
             self.candidate.run(self._inputs)
-            return self._clock() - started
-        except Exception as error:
-            raise self.candidate.failed(self.batch, error) from error
+            ended = self._clock()
+        return ended - started
 
 
 def _steady(medians: Sequence[float]) -> bool:

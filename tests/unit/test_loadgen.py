@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from pathlib import Path
 
@@ -50,13 +51,15 @@ def test_every_scenario_leaves_its_logs(scenario: Scenario, figure: str, tmp_pat
         batch=4,
         seconds=0.3,
         bound=0.5 if server else None,
-        rate=300 if server else None,
+        rate=1500 if server else None,
     )
     assert sorted(p.name for p in (tmp_path / "logs").iterdir()) == sorted(LOGS)
     summary = (tmp_path / "logs" / LOGS[0]).read_text()
     assert f"Result is : {'VALID' if found.valid else 'INVALID'}" in summary
     assert found.figures[figure] > 0
     assert max(sizes) == (1 if scenario == "single-stream" else 4)
+    if server:
+        assert sum(sizes) >= loadgen.SERVER_QUERIES  # so that it can decide, short as it was
     if scenario == "single-stream":
         assert found.valid
         assert 1e6 < found.figures[figure] < 100e6
@@ -81,6 +84,17 @@ def test_a_failing_engine_ends_the_test(tmp_path: Path) -> None:
             images=2,
             seconds=0.1,
         )
+
+
+@pytest.mark.parametrize(("queries", "late"), [(459, 0), (loadgen.SERVER_QUERIES, 3)])
+def test_the_server_scenario_sends_as_many_queries_as_decide(queries: int, late: int) -> None:
+    """LoadGen's rule: at most so many late ones would be rarer than 1 % if 1 % were late."""
+
+    def at_most(late: int, queries: int) -> float:
+        ways = (math.comb(queries, k) * 0.01**k * 0.99 ** (queries - k) for k in range(late + 1))
+        return math.fsum(ways)
+
+    assert at_most(late, queries) < 0.01 <= at_most(late, queries - 1)
 
 
 @needs_loadgen
