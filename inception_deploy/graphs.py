@@ -19,8 +19,10 @@ from onnx.shape_inference import InferenceError
 
 from inception_deploy.errors import StageError
 from inception_deploy.outline import (
+    Map,
     as_inputs,
     attach_weights,
+    mapped,
     outlined,
     put_back,
     weights_aside,
@@ -33,11 +35,14 @@ __all__ = [
     "constant_values",
     "fits_float32",
     "fresh_name",
+    "is_constant",
     "is_op",
     "is_output",
+    "map_constant",
     "numbered",
     "open_graph",
     "producer",
+    "release",
     "replace_constant",
     "set_metadata",
     "tensor_names",
@@ -172,9 +177,14 @@ def producer(tensor: gs.Tensor) -> gs.Node | None:
     return tensor.inputs[0] if tensor.inputs else None
 
 
+def is_constant(tensor: gs.Tensor) -> bool:
+    """Whether the values of `tensor` are known; asking for its type and shape reads none."""
+    return isinstance(tensor, gs.Constant)
+
+
 def constant_values(tensor: gs.Tensor) -> NDArray[Any] | None:
     """The values of a constant; None where they are only known at run time."""
-    return np.asarray(tensor.values) if isinstance(tensor, gs.Constant) else None
+    return np.asarray(tensor.values) if is_constant(tensor) else None
 
 
 def is_output(graph: gs.Graph, tensor: gs.Tensor) -> bool:
@@ -197,7 +207,7 @@ def used_elsewhere(graph: gs.Graph, tensor: gs.Tensor, consumer: gs.Node) -> str
 def fits_float32(values: NDArray[Any]) -> bool:
     """Whether `values` stay finite when rounded to float32."""
     with np.errstate(over="ignore"):
-        return bool(np.isfinite(values.astype(np.float32)).all())
+        return bool(np.isfinite(values.astype(np.float32, copy=False)).all())
 
 
 def fresh_name(graph: gs.Graph, wanted: str) -> str:
@@ -222,8 +232,25 @@ def replace_constant(node: gs.Node, index: int, values: NDArray[Any]) -> None:
     """Give input `index` of `node`, a constant nobody else uses, other values of its own dtype."""
     old = node.inputs[index]
     node.inputs[index] = gs.Constant(old.name, np.ascontiguousarray(values, old.dtype))
-    if not old.outputs:  # not to wait, with all its values, for the collector of cycles
-        old.values = np.empty(0, old.dtype)
+    release(old)
+
+
+def map_constant(node: gs.Node, index: int, function: Map) -> None:
+    """Give input `index` of `node`, a constant nobody else uses, `function` of its values.
+
+    Computed late, see `outline.mapped`.
+    """
+    old = node.inputs[index]
+    node.inputs[index] = mapped(old, function)
+
+
+def release(tensor: gs.Tensor) -> None:
+    """Let go of the values of a constant that nobody uses any more.
+
+    A graph is full of cycles: it would keep them until the collector comes.
+    """
+    if is_constant(tensor) and not tensor.outputs:
+        tensor.values = np.empty(0, tensor.dtype)
 
 
 def absorb(node: gs.Node, successor: gs.Node) -> None:

@@ -8,20 +8,77 @@ inputs, known by type and shape only.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeAlias
 
+import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
+from numpy.typing import NDArray
 from onnx_graphsurgeon.ir.tensor import LazyValues
 
-__all__ = ["Weights", "as_inputs", "attach_weights", "outlined", "put_back", "weights_aside"]
+__all__ = [
+    "Map",
+    "Weights",
+    "as_inputs",
+    "attach_weights",
+    "mapped",
+    "outlined",
+    "put_back",
+    "read",
+    "weights_aside",
+]
+
+Map: TypeAlias = Callable[[NDArray[Any]], NDArray[Any]]
 
 Weights: TypeAlias = Mapping[str, gs.Constant]
 
 LARGE = 1024
 """Elements: shapes, axes and pads, whose values inference has to know, are far below."""
+
+
+class _StoredValues(LazyValues):  # type: ignore[misc]
+    """Values that are read with one copy: those of the base class exist three times meanwhile."""
+
+    def load(self) -> NDArray[Any]:
+        raw = self.tensor.raw_data
+        if not raw or not isinstance(self.dtype, np.dtype) or sys.byteorder != "little":
+            return np.asarray(super().load())
+        return np.frombuffer(raw, self.dtype).reshape(self.shape)
+
+
+class _MappedValues(LazyValues):  # type: ignore[misc]
+    """Values that are computed from stored ones, of equal shape and type, when they are needed."""
+
+    def __init__(self, source: LazyValues, function: Map) -> None:
+        self.source, self.function = source, function
+        self.shape, self.dtype, self.nbytes = source.shape, source.dtype, source.nbytes
+
+    def load(self) -> NDArray[Any]:
+        return self.function(self.source.load())
+
+
+def read(tensor: gs.Constant) -> NDArray[Any]:
+    """The values of a constant, which does not keep them if they are only stored yet."""
+    values = tensor._values
+    return np.asarray(values.load() if isinstance(values, LazyValues) else values)
+
+
+def mapped(tensor: gs.Constant, function: Map) -> gs.Constant:
+    """A constant, equally named, of `function` of the values of `tensor`.
+
+    Large values that are only stored yet stay so: `function` has its turn when the graph is closed,
+    tensor after tensor, so that a graph whose weights all change needs no room for them.
+
+    Args:
+        function: keeps shape and dtype, and does not change what it is given.
+    """
+    values = tensor._values
+    if isinstance(values, LazyValues) and _is_large(values.shape):
+        return gs.Constant(tensor.name, _MappedValues(values, function))
+    return gs.Constant(tensor.name, np.ascontiguousarray(function(tensor.values), tensor.dtype))
 
 
 def outlined(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -45,7 +102,7 @@ def attach_weights(graph: gs.Graph, model: onnx.ModelProto) -> None:
     inputs = {tensor.name: tensor for tensor in graph.inputs}
     for tensor in model.graph.initializer:
         if _is_large(tensor.dims):
-            inputs[tensor.name].to_constant(LazyValues(tensor))
+            inputs[tensor.name].to_constant(_StoredValues(tensor))
     graph.inputs = graph.inputs[: len(model.graph.input)]
 
 
@@ -85,15 +142,19 @@ def put_back(model: onnx.ModelProto, weights: Weights, order: list[str]) -> None
             target.CopyFrom(own[name])
             continue
         values = weights[name]._values
+        if isinstance(values, _MappedValues):
+            values = values.load()
         if isinstance(values, LazyValues):
             target.CopyFrom(values.tensor)
-        else:  # as numpy_helper.from_array does, with one copy less
+        else:  # as numpy_helper.from_array does, with two copies less
             target.data_type = _type(values)
             target.dims.extend(values.shape)
-            little = values.astype(values.dtype.newbyteorder("<"), copy=False)
-            target.raw_data = little.tobytes()
+            raw = values.astype(values.dtype.newbyteorder("<"), copy=False).tobytes()
+            weights[name].values = values = LazyValues(target)
+            target.raw_data = raw
+            del raw
         target.name = name
-        weights[name].values = LazyValues(target)
+        weights[name].values = _StoredValues(target)
 
 
 def as_inputs(model: onnx.ModelProto, weights: Weights) -> list[str]:
@@ -130,6 +191,6 @@ def _as_input(name: str, kind: int, shape: Any) -> onnx.ValueInfoProto:
 
 def _type(values: Any) -> int:
     """The ONNX type of a constant's values, read or not."""
-    if isinstance(values, LazyValues):
+    if isinstance(values, LazyValues) and not isinstance(values, _MappedValues):
         return int(values.tensor.data_type)
     return int(onnx.helper.np_dtype_to_tensor_dtype(values.dtype))

@@ -11,7 +11,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
-from inception_deploy.graphs import constant_values, fresh_name, is_op, is_output, numbered
+from inception_deploy.graphs import fresh_name, is_constant, is_op, is_output, numbered
 
 __all__ = [
     "Float64Array",
@@ -23,6 +23,7 @@ __all__ = [
     "kernel_of",
     "norm_problem",
     "relu_behind",
+    "scaled_filters",
     "set_bias",
     "sharing_problem",
     "spatial",
@@ -46,6 +47,19 @@ def bias_of(node: gs.Node, length: int) -> Float64Array:
     return np.zeros(length)
 
 
+def scaled_filters(weights: NDArray[np.float32], factors: Float64Array) -> NDArray[np.float32]:
+    """`weights` (filters, …) times one factor per filter, or per filter and channel.
+
+    Multiplied in float64 and rounded once, without a float64 copy of the weights; may overflow to
+    Inf.
+    """
+    factors = factors.reshape(*factors.shape, *[1] * (weights.ndim - factors.ndim))
+    result = np.empty_like(weights)
+    with np.errstate(all="ignore"):
+        np.multiply(weights, factors, out=result, dtype=np.float64, casting="same_kind")
+    return result
+
+
 def set_bias(graph: gs.Graph, node: gs.Node, bias: Float64Array) -> None:
     """Give `node` this bias, float32, in place of its own or as the first one.
 
@@ -67,11 +81,10 @@ def norm_problem(norm: gs.Node) -> str | None:
 def constants_problem(node: gs.Node) -> str | None:
     """The first parameter of `node`, all inputs but the first, that is not constant float32."""
     for tensor in node.inputs[1:]:
-        values = constant_values(tensor)
-        if values is None and not tensor.is_empty():
+        if not is_constant(tensor) and not tensor.is_empty():
             return f"'{tensor.name}' of '{node.name}' is not constant"
-        if values is not None and values.dtype != np.float32:
-            return f"'{tensor.name}' of '{node.name}' is {values.dtype}, not float32"
+        if is_constant(tensor) and tensor.dtype != np.float32:
+            return f"'{tensor.name}' of '{node.name}' is {tensor.dtype}, not float32"
     return None
 
 

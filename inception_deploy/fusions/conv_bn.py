@@ -13,22 +13,24 @@ weights are computed in float64 and rounded to float32 once.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from inception_deploy.fusions._examples import Weights, graph
-from inception_deploy.fusions._linear import Float64Array, bias_of, set_bias
+from inception_deploy.fusions._linear import Float64Array, bias_of, scaled_filters, set_bias
 from inception_deploy.fusions.base import Example, Fusion, Phase
 from inception_deploy.graphs import (
     absorb,
-    constant_values,
     fits_float32,
+    is_constant,
     is_op,
+    map_constant,
     producer,
-    replace_constant,
     used_elsewhere,
 )
+from inception_deploy.outline import read
 from inception_deploy.proof import FP32_BOUND
 
 __all__ = ["FUSIONS", "ConvBatchNorm"]
@@ -60,35 +62,35 @@ class ConvBatchNorm(Fusion):
             return f"the convolution's output {reason}"
         for what, node in (("convolution", conv), ("batch norm", anchor)):
             for tensor in node.inputs[1:]:
-                values = constant_values(tensor)
-                if values is None and not tensor.is_empty():
+                if not is_constant(tensor) and not tensor.is_empty():
                     return f"'{tensor.name}' of the {what} is not constant"
-                if values is not None and values.dtype != np.float32:
-                    return f"'{tensor.name}' of the {what} is {values.dtype}, not float32"
+                if is_constant(tensor) and tensor.dtype != np.float32:
+                    return f"'{tensor.name}' of the {what} is {tensor.dtype}, not float32"
         sharers = [node for node in conv.inputs[1].outputs if node is not conv]
         if sharers:
             return f"the weights are shared with '{sharers[0].name}'"
-        if not all(map(fits_float32, _fold(conv, anchor))):
+        factors, bias = _affine(conv, anchor)
+        weights = scaled_filters(read(conv.inputs[1]), factors)
+        if not fits_float32(weights) or not fits_float32(bias):
             return "the folded weights do not fit into float32"
         return None
 
     def rewrite(self, graph: gs.Graph, anchor: gs.Node) -> str:
         conv = anchor.inputs[0].inputs[0]
-        weights, bias = _fold(conv, anchor)
-        replace_constant(conv, 1, weights)
+        factors, bias = _affine(conv, anchor)
+        map_constant(conv, 1, partial(scaled_filters, factors=factors))
         set_bias(graph, conv, bias)
         absorb(conv, anchor)
         return f"into '{conv.name}', {len(bias)} channels"
 
 
-def _fold(conv: gs.Node, norm: gs.Node) -> tuple[Float64Array, Float64Array]:
-    """Weights and bias of the convolution that does both, in float64; may overflow to Inf."""
-    weights = conv.inputs[1].values.astype(np.float64)
+def _affine(conv: gs.Node, norm: gs.Node) -> tuple[Float64Array, Float64Array]:
+    """g, and the bias of the convolution that does both."""
     gamma, beta, mean, variance = (t.values.astype(np.float64) for t in norm.inputs[1:5])
-    bias = bias_of(conv, len(weights))
+    bias = bias_of(conv, len(gamma))
     with np.errstate(all="ignore"):  # a zero or negative variance shows in the result
         g = gamma / np.sqrt(variance + norm.attrs.get("epsilon", 1e-5))
-        return weights * g.reshape(-1, *[1] * (weights.ndim - 1)), g * (bias - mean) + beta
+        return g, g * (bias - mean) + beta
 
 
 _NORM: Weights = {"gamma": (8,), "beta": (8,), "mean": (8,), "var": (8,)}

@@ -20,8 +20,8 @@ from inception_deploy.fusions._examples import Weights, graph
 from inception_deploy.fusions._shapes import extents, flattens
 from inception_deploy.fusions.base import Example, Fusion, Phase
 from inception_deploy.graphs import (
-    constant_values,
     fresh_name,
+    is_constant,
     is_op,
     producer,
     replace_constant,
@@ -55,12 +55,12 @@ class ConvGemm(Fusion):
         conv = anchor.inputs[0].inputs[0]
         if reason := used_elsewhere(graph, conv.outputs[0], anchor):
             return f"the output of '{conv.name}' {reason}"
-        weights = constant_values(conv.inputs[1])
-        if weights is None:
+        weights = conv.inputs[1]
+        if not is_constant(weights):
             return f"'{conv.inputs[1].name}' of '{conv.name}' is not constant"
         if conv.attrs.get("group", 1) != 1:
             return f"'{conv.name}' has {conv.attrs['group']} groups"
-        if weights.shape[2:] != (1, 1):
+        if tuple(weights.shape[2:]) != (1, 1):
             return f"the window of '{conv.name}' is {weights.shape[2]}×{weights.shape[3]}, not 1×1"
         if any(conv.attrs.get("pads", [0])):
             return f"'{conv.name}' pads the map"

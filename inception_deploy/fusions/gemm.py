@@ -27,6 +27,7 @@ from inception_deploy.graphs import (
     constant_values,
     fits_float32,
     fresh_name,
+    is_constant,
     is_op,
     producer,
     replace_constant,
@@ -52,7 +53,7 @@ class MatMulGemm(Fusion):
 
     def match(self, graph: gs.Graph) -> Iterator[gs.Node]:
         for node in graph.nodes:
-            if is_op(node, "MatMul") and constant_values(node.inputs[1]) is not None:
+            if is_op(node, "MatMul") and is_constant(node.inputs[1]):
                 yield node
 
     def check(self, graph: gs.Graph, anchor: gs.Node) -> str | None:
@@ -204,8 +205,9 @@ def _parts(add: gs.Node) -> tuple[gs.Node, gs.Constant]:
 
 def _outputs(gemm: gs.Node) -> int | None:
     """K, the number of outputs."""
-    weight = constant_values(gemm.inputs[1])
-    return None if weight is None else int(weight.shape[0 if gemm.attrs.get("transB", 0) else 1])
+    weight = gemm.inputs[1]
+    last = 0 if gemm.attrs.get("transB", 0) else 1
+    return int(weight.shape[last]) if is_constant(weight) else None
 
 
 def _per_output(bias: NDArray[np.float32], outputs: int) -> bool:

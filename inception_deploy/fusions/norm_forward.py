@@ -20,6 +20,7 @@ and rounded to float32 once.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -32,12 +33,14 @@ from inception_deploy.fusions._linear import (
     constants_problem,
     is_padded,
     norm_problem,
+    scaled_filters,
     set_bias,
     sharing_problem,
 )
 from inception_deploy.fusions.base import Example, Fusion, Phase
 from inception_deploy.fusions.conv_bn import ConvBatchNorm
-from inception_deploy.graphs import fits_float32, is_op, is_output, producer, replace_constant
+from inception_deploy.graphs import fits_float32, is_op, is_output, map_constant, producer
+from inception_deploy.outline import read
 from inception_deploy.proof import FP32_BOUND
 
 __all__ = ["FUSIONS", "NormForward"]
@@ -81,7 +84,9 @@ class NormForward(Fusion):
                 )
             if reason := constants_problem(user) or sharing_problem(user):
                 return reason
-            if not all(map(fits_float32, _fold(user, *affine))):
+            factors, bias = _affine(user, *affine)
+            weights = scaled_filters(read(user.inputs[1]), factors)
+            if not fits_float32(weights) or not fits_float32(bias):
                 return f"the folded weights of '{user.name}' do not fit into float32"
         return None
 
@@ -89,8 +94,8 @@ class NormForward(Fusion):
         affine = channel_affine(anchor)
         convs = list(anchor.outputs[0].outputs)
         for conv in convs:
-            weights, bias = _fold(conv, *affine)
-            replace_constant(conv, 1, weights)
+            factors, bias = _affine(conv, *affine)
+            map_constant(conv, 1, partial(scaled_filters, factors=factors))
             set_bias(graph, conv, bias)
             conv.inputs[0] = anchor.inputs[0]
         anchor.inputs.clear()
@@ -99,21 +104,20 @@ class NormForward(Fusion):
         return f"into {names}, {len(affine[0])} channels"
 
 
-def _fold(conv: gs.Node, g: Float64Array, t: Float64Array) -> tuple[Float64Array, Float64Array]:
-    """Weights and bias of the convolution that does both, in float64; may overflow to Inf."""
-    weights = conv.inputs[1].values.astype(np.float64)
+def _affine(conv: gs.Node, g: Float64Array, t: Float64Array) -> tuple[Float64Array, Float64Array]:
+    """Factors of the weights (filters, width), and the bias of the convolution that does both."""
+    weights = read(conv.inputs[1])
     filters, width = weights.shape[:2]
     groups = conv.attrs.get("group", 1)
-    axes = (1,) * (weights.ndim - 2)
 
     def spread(values: Float64Array) -> Float64Array:
         """One value per input channel → one per filter and the channels it sees."""
-        rows = values.reshape(groups, width).repeat(filters // groups, axis=0)
-        return rows.reshape(filters, width, *axes)
+        return values.reshape(groups, width).repeat(filters // groups, axis=0)
 
     with np.errstate(all="ignore"):
-        shift = (weights * spread(t)).sum(axis=tuple(range(1, weights.ndim)))
-        return weights * spread(g), bias_of(conv, filters) + shift
+        windows = weights.sum(axis=tuple(range(2, weights.ndim)), dtype=np.float64)
+        shift = (windows * spread(t)).sum(axis=1)
+        return spread(g), bias_of(conv, filters) + shift
 
 
 _NORM: Weights = {"gamma": (4,), "beta": (4,), "mean": (4,), "var": (4,)}

@@ -16,28 +16,28 @@ Who else uses the scaled branch does not matter: it keeps its name and its value
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TypeAlias
+from functools import partial
 
 import numpy as np
 import onnx_graphsurgeon as gs
-from numpy.typing import NDArray
 
 from inception_deploy.fusions._examples import Weights, graph
+from inception_deploy.fusions._linear import Float64Array, scaled_filters
 from inception_deploy.fusions.base import Example, Fusion, Phase
 from inception_deploy.graphs import (
     absorb,
     constant_values,
     fits_float32,
+    is_constant,
     is_op,
+    map_constant,
     producer,
-    replace_constant,
     used_elsewhere,
 )
+from inception_deploy.outline import read
 from inception_deploy.proof import FP32_BOUND
 
 __all__ = ["FUSIONS", "ResidualScale"]
-
-Float64Array: TypeAlias = NDArray[np.float64]
 
 
 class ResidualScale(Fusion):
@@ -77,12 +77,12 @@ class ResidualScale(Fusion):
         if (scale == 1.0).all():
             return None
         for weight in _weights(linear):
-            if constant_values(weight) is None:
+            if not is_constant(weight):
                 return f"'{weight.name}' of '{linear.name}' is not constant"
             sharers = [node for node in weight.outputs if node is not linear]
             if sharers:
                 return f"'{weight.name}' is shared with '{sharers[0].name}'"
-            if not fits_float32(_scaled(weight, scale)):
+            if not fits_float32(scaled_filters(read(weight), scale)):
                 return f"'{weight.name}' does not fit into float32 after scaling"
         return None
 
@@ -93,7 +93,7 @@ class ResidualScale(Fusion):
         if not absorb_only:
             for index, weight in enumerate(linear.inputs[1:3], start=1):
                 if not weight.is_empty():
-                    replace_constant(linear, index, _scaled(weight, scale))
+                    map_constant(linear, index, partial(scaled_filters, factors=scale))
         absorb(linear, anchor)
         if absorb_only:
             return f"a scale of 1 after '{linear.name}' removed"
@@ -142,12 +142,6 @@ def _scale(anchor: gs.Node) -> Float64Array:
     values = tensor.values.astype(np.float64).reshape(-1)
     with np.errstate(divide="ignore"):  # the weights then do not fit, and are refused
         return np.asarray(1.0 / values if anchor.op == "Div" else values)
-
-
-def _scaled(weight: gs.Constant, scale: Float64Array) -> Float64Array:
-    values = weight.values.astype(np.float64)
-    with np.errstate(invalid="ignore"):  # 0 · Inf
-        return np.asarray(values * scale.reshape(-1, *[1] * (values.ndim - 1)))
 
 
 _CONV: Weights = {"W": (4, 4, 1, 1), "b": (4,), "s": np.array(0.17, np.float32)}

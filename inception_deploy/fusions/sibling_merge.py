@@ -41,7 +41,8 @@ from inception_deploy.fusions._linear import (
 )
 from inception_deploy.fusions.base import Example, Fusion, Phase
 from inception_deploy.fusions.concat_flat import ConcatFlat
-from inception_deploy.graphs import fresh_name, is_op, is_output, producer
+from inception_deploy.graphs import fresh_name, is_op, is_output, producer, release
+from inception_deploy.outline import read
 from inception_deploy.proof import FP32_BOUND
 
 __all__ = ["FUSIONS", "SiblingMerge"]
@@ -89,16 +90,18 @@ class SiblingMerge(Fusion):
         activated = relu_behind(graph, anchor) is not None
         last = [relu_behind(graph, conv) or conv for conv in group]
         pieces = [node.outputs[0] for node in last]
-        weights = [conv.inputs[1].values for conv in group]
+        weights = [conv.inputs[1] for conv in group]
+        filters = [weight.shape[0] for weight in weights]
         name = fresh_node_name(graph, f"{_block(group)}.1x1")
         place = graph.nodes.index(anchor)
 
-        inputs = [anchor.inputs[0], _constant(graph, f"{name}.weight", np.concatenate(weights))]
+        joined = np.concatenate([read(weight) for weight in weights])
+        inputs = [anchor.inputs[0], _constant(graph, f"{name}.weight", joined)]
         if any(len(conv.inputs) > 2 for conv in group):
-            biases = [bias_of(conv, len(w)) for conv, w in zip(group, weights, strict=True)]
+            biases = [bias_of(conv, n) for conv, n in zip(group, filters, strict=True)]
             bias = np.concatenate(biases).astype(np.float32)
             inputs.append(_constant(graph, f"{name}.bias", bias))
-        shape = [pieces[0].shape[0], sum(map(len, weights)), *pieces[0].shape[2:]]
+        shape = [pieces[0].shape[0], sum(filters), *pieces[0].shape[2:]]
         merged = gs.Variable(fresh_name(graph, name), pieces[0].dtype, shape)
         nodes = [gs.Node("Conv", name, dict(anchor.attrs), inputs, [merged])]
         if activated:
@@ -107,7 +110,9 @@ class SiblingMerge(Fusion):
         for node in (*group, *last):
             node.inputs.clear()
             node.outputs.clear()
-        sizes = _constant(graph, f"{name}.sizes", np.array([len(w) for w in weights], np.int64))
+        for weight in weights:
+            release(weight)
+        sizes = _constant(graph, f"{name}.sizes", np.array(filters, np.int64))
         split = gs.Node(
             "Split", f"{name}_split", {"axis": 1}, [nodes[-1].outputs[0], sizes], pieces
         )

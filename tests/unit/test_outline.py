@@ -8,8 +8,8 @@ import onnx_graphsurgeon as gs
 import pytest
 
 from inception_deploy.errors import StageError
-from inception_deploy.graphs import close_graph, open_graph, replace_constant
-from inception_deploy.outline import outlined
+from inception_deploy.graphs import close_graph, map_constant, open_graph, replace_constant
+from inception_deploy.outline import outlined, read
 
 
 def model() -> onnx.ModelProto:
@@ -73,6 +73,44 @@ def test_new_values_end_in_the_new_model_alone(name: str) -> None:
     np.testing.assert_array_equal(values(closed, name), new)
     np.testing.assert_array_equal(values(given, name) * 2 + 1, new)
     assert values(closed, name).dtype == np.float32
+
+
+@pytest.mark.parametrize("name", ["large", "small"])
+def test_mapped_values_are_those_of_every_map_in_turn(name: str) -> None:
+    given = model()
+    graph = open_graph(given)
+    conv = graph.nodes[0]
+    index = ["input", "large", "small"].index(name)
+    map_constant(conv, index, lambda stored: stored * 2)
+    map_constant(conv, index, lambda doubled: doubled + 1)
+    expected = values(given, name) * 2 + 1
+    np.testing.assert_array_equal(read(conv.inputs[index]), expected)
+    closed = close_graph(graph, given, stage="test")
+    np.testing.assert_array_equal(values(closed, name), expected)
+    np.testing.assert_array_equal(read(conv.inputs[index]), expected)
+
+
+def test_large_values_are_mapped_when_the_graph_is_closed() -> None:
+    given = model()
+    graph = open_graph(given)
+    calls: list[int] = []
+
+    def counted(stored: np.ndarray) -> np.ndarray:
+        calls.append(stored.size)
+        return stored
+
+    map_constant(graph.nodes[0], 1, counted)
+    assert calls == []
+    close_graph(graph, given, stage="test")
+    assert calls == [2400]
+
+
+def test_reading_leaves_stored_values_where_they_are() -> None:
+    graph = open_graph(model())
+    stored = graph.nodes[0].inputs[1]
+    before = stored._values
+    assert read(stored).shape == (300, 8, 1, 1)
+    assert stored._values is before
 
 
 def test_a_renamed_weight_keeps_its_name_in_the_given_model() -> None:
