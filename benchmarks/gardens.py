@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Hashable, Mapping
@@ -16,24 +17,30 @@ from numpy.typing import NDArray
 
 from benchmarks.faults import Planted, Site
 from benchmarks.subjects import Subject
-from inception_deploy.artifact import model_digest
-from inception_deploy.bundle import Bundle
+from inception_deploy.artifact import Golden, model_digest
+from inception_deploy.bundle import Bundle, save_golden
 from inception_deploy.calibrate import observe
 from inception_deploy.channels import observe_channels
 from inception_deploy.compare import reference_of_bundle
 from inception_deploy.engines import ENGINES, Engine
+from inception_deploy.errors import StageError
 from inception_deploy.fuse import rewritings
-from inception_deploy.images import ImageSet
+from inception_deploy.golden import record_golden
+from inception_deploy.graphs import METADATA_PREFIX
+from inception_deploy.images import GOLDEN_IMAGES, ImageSet
 from inception_deploy.locate.inputs import images_of
 from inception_deploy.manifest import graph_facts
 from inception_deploy.observation import observed
 from inception_deploy.pipeline import CHANNEL_BATCH, CHANNEL_IMAGES
 from inception_deploy.precisions import PRECISIONS, Precision
 from inception_deploy.precisions.int8 import Int8
+from inception_deploy.preprocess import Preprocessing
+from inception_deploy.progress import SilentProgress
 from inception_deploy.ranges import Ranges
 from inception_deploy.recipe import PrecisionName, Recipe
 from inception_deploy.reference import Reference
 from inception_deploy.targets import TARGETS
+from inception_deploy.trials import parity_trial, torch_predictor, with_blocks
 
 __all__ = ["Garden", "plant"]
 
@@ -44,6 +51,17 @@ class Garden:
 
     subject: Subject
     precision: PrecisionName
+
+    @cached_property
+    def _answers(self) -> dict[bytes, NDArray[Any]]:
+        return {}
+
+    def truth(self, inputs: NDArray[Any]) -> NDArray[Any]:
+        """What PyTorch makes of images; asked for the same ones by most mutants."""
+        key = hashlib.sha256(inputs.tobytes()).digest()
+        if key not in self._answers:
+            self._answers[key] = torch_predictor(self.reference.module)(inputs)
+        return self._answers[key]
 
     @cached_property
     def memory(self) -> dict[Hashable, Any]:
@@ -69,6 +87,12 @@ class Garden:
     @cached_property
     def blocks(self) -> tuple[str, ...]:
         return tuple(b["name"] for b in self.bundle.read_json("parity.json")["blocks"])
+
+    @cached_property
+    def golden(self) -> Golden:
+        """With the blocks, which a bundle does not keep."""
+        inputs = np.asarray(self.bundle.golden().inputs)
+        return record_golden(self.reference.module, inputs)
 
     @cached_property
     def images(self) -> ImageSet:
@@ -185,6 +209,7 @@ def plant(garden: Garden, planted: Planted, seed: int, folder: Path) -> tuple[Bu
     """The bundle with a fault in it, in `folder`, and the data to judge it on (None: its own)."""
     shutil.copytree(garden.bundle.path, folder)
     manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    golden = garden.golden
     changed: dict[str, str] = {}
     if planted.reference is not None or planted.table is not None:
         exported = planted.reference or garden.exported
@@ -205,20 +230,70 @@ def plant(garden: Garden, planted: Planted, seed: int, folder: Path) -> tuple[Bu
     if deployed is not garden.deployed:
         changed[manifest["stages"][-1]["after"]] = model_digest(deployed)
         onnx.save(deployed, folder / "model.onnx")
+    if planted.preprocessing is not None:
+        wrong = Preprocessing.from_dict(planted.preprocessing)
+        manifest["preprocessing"] = dict(planted.preprocessing)
+        for model in (garden.exported, garden.deployed):
+            changed[model_digest(model)] = model_digest(_saying(model, wrong))
+        onnx.save(_saying(garden.exported, wrong), folder / "reference.onnx")
+        onnx.save(_saying(garden.deployed, wrong), folder / "model.onnx")
+        if seed == 0:
+            golden = _prepared(garden, wrong)
+            save_golden(folder / "golden.npz", golden)
     for stage in manifest["stages"]:
         for end in ("before", "after"):
             stage[end] = changed.get(stage[end], stage[end])
     manifest["graph"] = graph_facts(folder / "model.onnx")
     manifest["reference"] = graph_facts(folder / "reference.onnx")
-    if planted.preprocessing is not None:
-        manifest["preprocessing"] = dict(planted.preprocessing)
     data = None
     if planted.labels is not None:
         file = folder.with_name(f"{folder.name}-data.npz")
         labels = planted.labels(garden.labels)
         np.savez(file, images=_pictures(garden.images), labels=labels)
         data = str(file)
-    return Bundle.seal(folder, manifest), data
+    bundle = Bundle.seal(folder, manifest)
+    return (bundle if planted.labels is not None else _measured(garden, bundle, golden)), data
+
+
+def _saying(model: onnx.ModelProto, preprocessing: Preprocessing) -> onnx.ModelProto:
+    """The graph with another preprocessing in its metadata."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    for entry in copy.metadata_props:
+        if entry.key == f"{METADATA_PREFIX}preprocessing":
+            entry.value = preprocessing.to_json()
+    return copy
+
+
+def _prepared(garden: Garden, preprocessing: Preprocessing) -> Golden:
+    """The golden of an export that prepared its images in another way."""
+    images = replace(garden.images, preprocessing=preprocessing)
+    (batch,) = images.spread(GOLDEN_IMAGES).batches(GOLDEN_IMAGES)
+    return record_golden(garden.reference.module, batch.inputs)
+
+
+def _measured(garden: Garden, bundle: Bundle, golden: Golden) -> Bundle:
+    """With the parity.json that the export of this very bundle would have written.
+
+    A graph that does not run, or puts out NaN, has none; it keeps that of the correct bundle.
+    """
+    engine, silent = ENGINES.get(str(bundle.manifest["target"])), SilentProgress()
+    try:
+        with engine.session(bundle.model, threads=1) as session:
+            report = parity_trial(
+                garden.truth,
+                session,
+                images_of(bundle, None),
+                golden,
+                head=bundle.head,
+                names=(garden.reference.framework, engine.name),
+                layout=bundle.pixel_layout,
+                progress=silent,
+            )
+        report = with_blocks(report, onnx.load(bundle.model), golden, engine, silent)
+    except StageError:
+        return bundle
+    return bundle.with_parity(report.to_dict())
 
 
 def _pictures(images: ImageSet) -> NDArray[np.uint8]:

@@ -12,9 +12,14 @@ its own as soon as it is done, so that a run can be stopped and taken up again.
 How a fault is planted. Seeds 0, 1 and 2 take a bundle in FP32, FP16 and INT8. A fault of the graph
 is put into the exported graph, which then goes through the same rewrites and the same lowering as
 the correct one. With seed 0 the bundle's reference.onnx has it too (the export went wrong), with
-the others only model.onnx has (a rewrite went wrong). Hashes, digests of stages and facts of graphs
-are then written anew, so that the bundle agrees with itself. parity.json stays as it was measured
-on the correct bundle. Faults of one precision take that one with every seed.
+the others only model.onnx has (a rewrite went wrong). A wrong preprocessing is in the manifest and in
+the graphs' metadata; with seed 0 the golden was recorded with it as well. Faults of one precision
+take that one with every seed.
+
+A wrong pipeline writes consistent records. So hashes, digests of stages, facts of graphs and
+parity.json are written anew, as the export of the faulty graph itself would have written them:
+nothing is caught because a record is of another bundle. Wrong labels are in the data that the gate
+is given, and leave the bundle alone.
 
 A mutant is equivalent where the deployed graph puts out the very same bits on all images. Such a
 fault is none, and is not counted. Located means: the first finding of `locate` names a block that

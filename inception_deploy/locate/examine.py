@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
+from torch import nn
 
 from inception_deploy.engines.base import Array
 from inception_deploy.locate.allowance import (
@@ -181,8 +182,10 @@ class _Examination:
         if finite and scale and _excess(own, cut, narrow):
             explained = self._cancelling(steps, step) / scale
             narrow, wide = (_raised(a, explained) for a in (narrow, wide))
-        for computing in steps if finite and self.stage.startswith("lower") else ():
-            self._check_attributes(computing, step, position)
+        for computing in steps if finite else ():
+            self._check_ceiling(self.anatomy.nodes.get(computing.name, computing), step, position)
+            if self.stage.startswith("lower"):
+                self._check_attributes(computing, step, position)
         why: tuple[str, ...] = ()
         clipped = cut is not None and cut.cost > CLIPPED
         if finite and (clipped or _excess(own, cut, narrow)):
@@ -260,8 +263,6 @@ class _Examination:
         was = None if before is None else before.nodes.get(node.name)
         if before is None or was is None or written is None:
             return
-        if (was.op_type, written.op_type) == ("Relu", "Clip"):
-            self._check_ceiling(written, step, position)
         if written.op_type != was.op_type:
             return
         said = list(attributes_apart(written, self.anatomy, was, before))
@@ -282,16 +283,32 @@ class _Examination:
             text = f"is another {node.op_type} than before: {said[0]}; off by {off:.3g} in float32"
             self._add(position, place, "error", text, said, off, _EXACT)
 
+    def _was_relu(self, node: onnx.NodeProto) -> bool:
+        """Whether the stage before has a ReLU where `node` is."""
+        if self.before.modules is not None and isinstance(
+            self.before.modules.get(node.name), nn.ReLU
+        ):
+            return True
+        anatomy = self.before.anatomy
+        was = None if anatomy is None else anatomy.nodes.get(node.name)
+        return was is not None and was.op_type == "Relu"
+
     def _check_ceiling(self, node: onnx.NodeProto, step: Step, position: int) -> None:
-        """A ReLU that has become one with a ceiling, and values above it."""
+        """A ReLU that has become one with a ceiling, whether or not these images reach it."""
         limits = self.anatomy.weights(node)
-        ceiling = float(limits[2].values) if 2 in limits else math.inf
-        highest = float(step.want.max())
-        off = (highest - ceiling) / float(np.abs(step.want).max(initial=1e-30))
-        if off > _EXACT:
-            place = self._place(str(node.name), step.tensor)
-            text = f"cuts at {ceiling:.4g} what reaches up to {highest:.4g}: a ReLU6 for a ReLU"
-            self._add(position, place, "error", text, ("a ReLU6 for a ReLU",), off, _EXACT)
+        if node.op_type != "Clip" or 2 not in limits or not self._was_relu(node):
+            return
+        ceiling, highest = float(limits[2].values), float(step.want.max())
+        beyond = (highest - ceiling) / float(np.abs(step.want).max(initial=1e-30))
+        reached = highest > ceiling
+        text = f"a ReLU6 for a ReLU: cuts at {ceiling:.4g}, " + (
+            f"values reach up to {highest:.4g}"
+            if reached
+            else f"which other images than these may reach (here {highest:.4g})"
+        )
+        place = self._place(str(node.name), step.tensor)
+        why = ("a ReLU6 for a ReLU",)
+        self._add(position, place, "error", text, why, beyond if reached else None, 0.0)
 
     def _check_weights(self) -> None:
         """Every weight against what it was made of, where the stage keeps the nodes."""

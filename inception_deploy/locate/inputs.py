@@ -54,10 +54,16 @@ def images_of(bundle: Bundle, data: str | None, count: int | None = None) -> Ima
     )
 
 
-def check_preprocessing(bundle: Bundle, golden: Golden) -> tuple[Transition, tuple[Finding, ...]]:
-    """The golden inputs made again from the images they were made of."""
+def check_preprocessing(
+    bundle: Bundle, golden: Golden, trained: Preprocessing | None = None
+) -> tuple[Transition, tuple[Finding, ...]]:
+    """The golden inputs made again from the images they were made of.
+
+    Args:
+        trained: what the network was trained with, where it is known.
+    """
     between = "images → golden.npz"
-    findings = list(_metadata(bundle))
+    findings = [*_metadata(bundle), *_foreign(bundle, trained)]
     try:
         images = images_of(bundle, None)
         recorded = (bundle.read_json("parity.json") or {}).get("data", {}).get("digest")
@@ -95,11 +101,26 @@ def _metadata(bundle: Bundle) -> Iterator[Finding]:
             return
 
 
+def _foreign(bundle: Bundle, trained: Preprocessing | None) -> Iterator[Finding]:
+    """Where the bundle prepares images in another way than its network was trained with."""
+    if trained is not None and trained != bundle.preprocessing:
+        names = ", ".join(
+            f"{name} is {ours}, the network's {theirs}"
+            for name, ours, theirs in _apart(bundle.preprocessing, trained)
+        )
+        text = f"the manifest's preprocessing is not what the network was trained with: {names}"
+        yield Finding("preprocessing", _INPUT, "input", text, (names,))
+
+
+def _apart(ours: Preprocessing, theirs: Preprocessing) -> Iterator[tuple[str, Any, Any]]:
+    """Name and both values of what differs."""
+    here, there = ours.to_dict(), theirs.to_dict()
+    return ((name, here[name], there[name]) for name in here if here[name] != there[name])
+
+
 def _differing(theirs: Preprocessing, ours: Preprocessing) -> Iterator[str]:
-    there, here = theirs.to_dict(), ours.to_dict()
-    for name in there:
-        if there[name] != here[name]:
-            yield f"{name} is {here[name]}, the graph's {there[name]}"
+    for name, here, there in _apart(ours, theirs):
+        yield f"{name} is {here}, the graph's {there}"
 
 
 def _distance(have: FloatArray, want: FloatArray) -> float:

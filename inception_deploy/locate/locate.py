@@ -23,7 +23,7 @@ from inception_deploy.bundle import Bundle
 from inception_deploy.compare import reference_of_bundle
 from inception_deploy.deployed import open_deployed, runner
 from inception_deploy.engines import ENGINES
-from inception_deploy.errors import BundleError, InceptionDeployError, MissingDependency, StageError
+from inception_deploy.errors import InceptionDeployError, MissingDependency, StageError
 from inception_deploy.locate.anatomy import Anatomy
 from inception_deploy.locate.causes import Before
 from inception_deploy.locate.cutting import CutGraph
@@ -115,12 +115,14 @@ class _Search:
 
     def run(self) -> LocateReport:
         """All stages in order."""
+        unknown = self._load()
         if self.data is None:
-            self._took(*check_preprocessing(self.bundle, self.golden))
+            trained = None if self.reference is None else self.reference.preprocessing
+            self._took(*check_preprocessing(self.bundle, self.golden, trained))
         original = self._loaded(self.bundle.reference, "export")
         deployed = self._loaded(self.bundle.model, self.lowered)
         if original is not None:
-            exported = self._export(original)
+            exported = self._export(original, unknown)
             self._labels(original, exported)
             self._rest(original, deployed)
         return LocateReport(
@@ -133,6 +135,15 @@ class _Search:
             findings=tuple(self.findings),
             rows=tuple(self.rows),
         )
+
+    def _load(self) -> str:
+        """Load the network unless it was given; says why it cannot be had."""
+        if self.reference is None:
+            try:
+                self.reference = reference_of_bundle(self.bundle)
+            except InceptionDeployError as error:
+                return str(error)
+        return ""
 
     @property
     def lowered(self) -> str:
@@ -222,25 +233,28 @@ class _Search:
         found: Examined | None = self.memory.get(self._key(stage, between))
         return found
 
-    def _export(self, original: onnx.ModelProto) -> Examined | None:
-        """PyTorch → reference.onnx, or the recorded outputs where the weights are not at hand."""
+    def _export(self, original: onnx.ModelProto, unknown: str) -> Examined | None:
+        """PyTorch → reference.onnx, or the recorded outputs where the weights are not at hand.
+
+        Args:
+            unknown: why the network could not be loaded, where it could not.
+        """
         truth: Truth
-        try:
-            reference = self.reference or reference_of_bundle(self.bundle)
-            if isinstance(reference.module, OnnxNetwork):
-                raise BundleError("the bundle was made from an ONNX file, not from PyTorch")
-            module = reference.module
+        modules: Mapping[str, nn.Module] = {}
+        module = None if self.reference is None else self.reference.module
+        if isinstance(module, OnnxNetwork):
+            module, unknown = None, "the bundle was made from an ONNX file, not from PyTorch"
+        if module is not None:
             truth = TorchTruth(module, self.golden.inputs, self.output)
             inner = module.get_submodule(module.wrapper)
-            modules: Mapping[str, nn.Module] = {n: m for n, m in inner.named_modules() if n}
-        except InceptionDeployError as error:
-            modules = {}
-            if not len(self.golden.outputs):
-                skipped = f"{error}; and the golden has no outputs for these images"
-                self._took(Transition("export", "pytorch → reference.onnx", 0, skipped))
-                return None
+            modules = {n: m for n, m in inner.named_modules() if n}
+        elif len(self.golden.outputs):
             truth = RecordedTruth({self.output: self.golden.outputs})
-            self.progress.note(f"PyTorch is left out: {error}")
+            self.progress.note(f"PyTorch is left out: {unknown}")
+        else:
+            skipped = f"{unknown}; and the golden has no outputs for these images"
+            self._took(Transition("export", "pytorch → reference.onnx", 0, skipped))
+            return None
         return self._examine(
             "export",
             f"{truth.stage} → reference.onnx",
