@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+import inception_deploy
 from benchmarks import sweep
-from benchmarks.export_time import by_stage
-from benchmarks.harness import summary
+from benchmarks.export_time import STEPS, Stopwatch, step_of
+from benchmarks.harness import GOALS, summary
 from benchmarks.native import provenance
 from benchmarks.speed_tables import export_time_table, harness_table, sweep_table
 
@@ -27,14 +28,34 @@ def test_runs_within_the_goal_are_counted() -> None:
     assert found["8"] == {"within": 1, "runs": 3, "median": 1.0, "furthest": 0.9}
 
 
-def test_stages_are_summed_by_kind_and_the_rest_is_other() -> None:
-    stages = [
-        {"name": "export", "seconds": 2.0},
-        {"name": "fuse/a", "seconds": 0.5},
-        {"name": "fuse/b", "seconds": 0.25},
-        {"name": "lower/int8", "seconds": 1.0},
-    ]
-    assert by_stage(stages, 5.0) == {"export": 2.0, "fuse": 0.75, "lower": 1.0, "other": 1.25}
+def test_a_step_has_what_is_inside_of_it_and_the_rest_is_what_none_claims() -> None:
+    now = [0.0]
+    watch = Stopwatch(lambda: now[0])
+
+    def work(seconds: float) -> None:
+        now[0] += seconds
+
+    work(1)
+    with watch.stage("fuse/conv_bn"):
+        work(2)
+        for _ in watch.track(range(3), "proving fuse/conv_bn", 3):
+            work(4)
+    with pytest.raises(ValueError, match="stop"), watch.stage("lower/int8"):
+        work(8)
+        raise ValueError("stop")
+    with watch.stage("something new"):
+        work(16)
+    with watch.stage("fuse/lrn"):
+        work(32)
+    assert watch.seconds() == {"rewrites": 46, "lowering": 8, "rest": 17}
+
+
+@pytest.mark.parametrize("begins", [words for step in STEPS.values() for words in step])
+def test_steps_go_by_what_the_stages_say(begins: str) -> None:
+    said = f'"{begins.split()[0]}'
+    package = Path(inception_deploy.__file__).parent
+    assert any(said in path.read_text(encoding="utf-8") for path in package.rglob("*.py"))
+    assert step_of(f"{begins} and more")
 
 
 def figure(engine: str, precision: str, batch: int, ms: float) -> dict[str, Any]:
@@ -53,20 +74,31 @@ def test_the_tables_say_what_the_files_say() -> None:
     assert "On 2 cores of an CPU (avx2); torch 2, onnxruntime 1." in table
     times = {
         **{"network": "googlenet", "precision": "fp32", "seconds": 4.26, "peak_rss_mb": 1234},
-        "stages": {"export": 2.04, "fuse": 0.11, "other": 2.11},
+        **{"steps": {"export": 2.04, "rest": 2.11}, "calibration_images": None},
     }
-    assert "| googlenet | fp32 | 4.3 | 2.0 | 0.1 | – | 2.1 | 1,234 MB |" in export_time_table(
-        {**PLACE, "rows": [times]}
+    steps = {"export": 3.04, "calibration": 5.05, "rest": 1.0}
+    table = export_time_table(
+        {
+            **PLACE,
+            "rows": [
+                times,
+                {**times, "precision": "int8", "calibration_images": 256, "steps": steps},
+            ],
+        }
     )
+    assert "| network | seconds | export | calibration | rest | peak memory |" in table
+    assert "| googlenet, fp32 | 4.3 | 2.0 | – | 2.1 | 1,234 MB |" in table
+    assert "| googlenet, int8, 256 images | 4.3 | 3.0 | 5.0 | 1.0 | 1,234 MB |" in table
     harness = harness_table(
         {
             **PLACE,
-            **{"harness_us": 1.52, "bench_seconds": 12.0},
+            **{"harness_us": 1.52, "share": 0.0017, "bench_seconds": 12.0},
             "against_itself": summary([{"1": 1.001}]),
-            "goals": {"harness_us": 20, "within": 0.02, "runs_within": 9, "bench_seconds": 30},
+            "goals": GOALS,
         }
     )
     assert "| null engine, per query | 1.5 µs | < 20 µs |" in harness
+    assert "| its largest share of a figure below | 0.17 % | < 2 % |" in harness
     assert "1 of 1 (median 1.001, furthest 1.001) | 9 of 10 |" in harness
 
 
