@@ -29,7 +29,7 @@ from inception_deploy.contenders import engine_of
 from inception_deploy.deployed import open_deployed
 from inception_deploy.pipeline import deploy
 from inception_deploy.recipe import Recipe
-from inception_deploy.throughput import Candidate, measure
+from inception_deploy.throughput import Candidate, ThroughputReport, measure
 from inception_deploy.throughput.null import harness_seconds
 from inception_deploy.trials import filled
 
@@ -44,13 +44,13 @@ GOALS = {"harness_us": 20.0, "share": 0.02, "within": 0.02, "runs_within": 9, "b
 1 ± so much in so many of ten runs; `bench` with its defaults in so many seconds."""
 
 
-def against_itself(bundle: Bundle, seconds: float) -> dict[int, float]:
-    """Batch → ratio of the graph to itself, of one run with two sessions."""
+def against_itself(bundle: Bundle, seconds: float) -> ThroughputReport:
+    """The graph and itself, loaded twice, in one run."""
     engine = engine_of(bundle)
     make_batch = partial(filled, bundle.golden().feed)
     precision = str(bundle.manifest["precision"])
     with open_deployed(bundle) as one, open_deployed(bundle) as other:
-        report = measure(
+        return measure(
             [
                 Candidate(engine.name, "one", precision, one.run),
                 Candidate(engine.name, "other", precision, other.run),
@@ -59,7 +59,6 @@ def against_itself(bundle: Bundle, seconds: float) -> dict[int, float]:
             batches=BATCHES,
             seconds=seconds,
         )
-    return {ratio.batch: ratio.ratio for ratio in report.ratios}
 
 
 def bench_seconds(bundle: Path) -> float:
@@ -105,10 +104,11 @@ def main(bundle: Path | None, seconds: float, runs: int) -> None:
         if not bundle.exists():
             deploy(Recipe(precision="fp16", data_size=16, seconds=0.0), bundle)
     opened = Bundle.open(bundle)
-    ratios = []
+    ratios, shares = [], []
     for number in range(runs):
-        found = against_itself(opened, seconds)
-        ratios.append({str(batch): round(ratio, 4) for batch, ratio in found.items()})
+        report = against_itself(opened, seconds)
+        ratios.append({str(found.batch): round(found.ratio, 4) for found in report.ratios})
+        shares += [row.harness_share for row in report.rows if row.harness_share is not None]
         click.echo(f"run {number + 1}: {ratios[-1]}")
     result = {
         "command": "python -m benchmarks.harness",
@@ -116,6 +116,7 @@ def main(bundle: Path | None, seconds: float, runs: int) -> None:
         "network": opened.manifest["network"]["title"],
         "precision": opened.manifest["precision"],
         "harness_us": round(1e6 * harness_seconds(), 2),
+        "share": round(max(shares), 5),
         "seconds": seconds,
         "against_itself": summary(ratios),
         "ratios": ratios,
