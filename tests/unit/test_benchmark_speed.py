@@ -55,7 +55,7 @@ def test_steps_go_by_what_the_stages_say(begins: str) -> None:
     said = f'"{begins.split()[0]}'
     package = Path(inception_deploy.__file__).parent
     assert any(said in path.read_text(encoding="utf-8") for path in package.rglob("*.py"))
-    assert step_of(f"{begins} and more")
+    assert step_of(f"{begins} and more") == step_of(f"proving {begins}") is not None
 
 
 def figure(engine: str, precision: str, batch: int, ms: float) -> dict[str, Any]:
