@@ -9,7 +9,9 @@ Ours is the bundle that `inception-deploy export NETWORK --int8` writes, one per
 works here. The peers quantise the bundle's `reference.onnx`, the plain export, with the same
 calibration images: onnxruntime.quantization.quantize_static, per channel, QDQ, uint8 activations
 and int8 weights, after quant_pre_process; and nncf.quantize with the preset MIXED, run by OpenVINO.
-The plain export on ONNX Runtime is there for scale.
+The plain export on ONNX Runtime is there for scale; so is PyTorch itself, eager with channels-last
+activations, and compiled ahead of time by AOTInductor in FP32 and, on a CPU with such instructions,
+in BF16.
 
 Weights are random at native size, their images octave noise (`inception_deploy/random_weights.py`),
 or the embedded trained ones at theirs. SQNR compares with PyTorch on images that did not serve
@@ -21,13 +23,14 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import click
 import numpy as np
+import torch
 
 from benchmarks.activation_sqnr import sqnr_db
 from benchmarks.native import (
@@ -39,12 +42,13 @@ from benchmarks.native import (
     provenance,
 )
 from inception_deploy.artifact import FloatArray
-from inception_deploy.engines import ENGINES, Session
+from inception_deploy.engines import ENGINES
 from inception_deploy.errors import InceptionDeployError
 from inception_deploy.images import plan_images
+from inception_deploy.machine import describe
 from inception_deploy.pipeline import deploy, reference_of
 from inception_deploy.progress import SilentProgress
-from inception_deploy.recipe import Recipe, TargetName
+from inception_deploy.recipe import PrecisionName, Recipe, serves
 from inception_deploy.targets import TARGETS
 from inception_deploy.throughput import Candidate, measure
 from inception_deploy.trials import torch_predictor
@@ -64,6 +68,9 @@ STOCK = "onnxruntime:quantize_static"
 FLOAT = "onnxruntime:fp32"
 NNCF = "openvino:nncf"
 PEERS = (STOCK, NNCF)
+
+EAGER = "torch:eager"
+INDUCTOR: Mapping[PrecisionName, str] = {"fp32": "torch:inductor", "bf16": "torch:inductor-bf16"}
 
 GOAL = {"onnxruntime": 1.3, "openvino": 1.05}
 """Geometric mean of the ratio to the peer on the same engine that we want at least."""
@@ -118,11 +125,15 @@ def prepare(recipe: Recipe, folder: Path) -> None:
             arrays["labels"] = np.concatenate(labels)
         np.savez(images, allow_pickle=False, **arrays)
     for target in TARGETS:
-        if target.name not in get_args(TargetName):
+        if not serves(target.name, recipe.precision):
             continue
         bundle = folder / f"ours-{target.name}"
         if ENGINES.get(target.engine).availability().ok and not bundle.exists():
             deploy(recipe.but(target=target.name), bundle)
+    for precision in _compiled_precisions():
+        package = folder / f"inductor-{precision}"
+        if not package.exists():
+            deploy(recipe.but(target="torch-inductor", precision=precision), package)
     with np.load(images) as stored:
         calibration = stored["calibration"]
     plain = folder / "ours-onnxruntime" / "reference.onnx"
@@ -138,10 +149,33 @@ def candidates(folder: Path) -> Files:
         f"{target.engine}:ours": (target.engine, folder / f"ours-{target.name}" / "model.onnx")
         for target in TARGETS
     }
+    for precision, key in INDUCTOR.items():
+        found[key] = ("torch-inductor", folder / f"inductor-{precision}" / "model.onnx")
     found[STOCK] = ("onnxruntime", folder / "quantize_static.onnx")
     found[NNCF] = ("openvino", folder / "nncf.xml")
     found[FLOAT] = ("onnxruntime", folder / "ours-onnxruntime" / "reference.onnx")
     return {key: value for key, value in found.items() if value[1].exists()}
+
+
+def _compiled_precisions() -> list[PrecisionName]:
+    """Those of `INDUCTOR` that run here as fast as they can."""
+    if not ENGINES.get("torch-inductor").availability().ok:
+        return []
+    fast = {"avx512_bf16", "amx_bf16", "bf16"} & set(describe().isa)
+    return list(INDUCTOR) if fast else ["fp32"]
+
+
+def _eager(recipe: Recipe) -> Callable[[FloatArray], FloatArray]:
+    """The PyTorch network as it is, but for the layout of its activations."""
+    module = reference_of(recipe).module.to(memory_format=torch.channels_last)
+
+    def run(images: FloatArray) -> FloatArray:
+        with torch.inference_mode():
+            given = torch.from_numpy(images).contiguous(memory_format=torch.channels_last)
+            outputs: FloatArray = module(given).numpy()
+        return outputs
+
+    return run
 
 
 def _quantize_static(plain: Path, output: Path, images: FloatArray) -> None:
@@ -182,10 +216,11 @@ def _nncf(plain: Path, output: Path, images: FloatArray) -> None:
     openvino.save_model(quantised, output, compress_to_fp16=False)
 
 
-def measured(folder: Path, seconds: float) -> dict[str, Any]:
+def measured(recipe: Recipe, folder: Path, seconds: float) -> dict[str, Any]:
     """SQNR of every candidate; medians and ratios where `seconds` are given.
 
     Args:
+        recipe: of the network that is prepared in `folder`.
         seconds: of measurement per candidate and batch size; 0 times nothing.
     """
     with np.load(folder / "images.npz") as stored:
@@ -199,22 +234,23 @@ def measured(folder: Path, seconds: float) -> dict[str, Any]:
     if "labels" in data:
         row["top1"] = {"pytorch": _top1(data["logits"], data["labels"])}
     with ExitStack() as stack:
-        opened = {
-            key: stack.enter_context(ENGINES.get(engine).session(file))
+        running: dict[str, Callable[[FloatArray], FloatArray]] = {
+            key: stack.enter_context(ENGINES.get(engine).session(file)).run
             for key, (engine, file) in files.items()
         }
-        for key, session in opened.items():
-            logits = _logits(session, data["validation"])
+        running[EAGER] = _eager(recipe)
+        for key, run in running.items():
+            logits = _logits(run, data["validation"])
             row["sqnr_db"][key] = round(sqnr_db(data["logits"], logits), 2)
             if "labels" in data:
                 row["top1"][key] = _top1(logits, data["labels"])
         if seconds:
             report = measure(
-                [_candidate(key, session) for key, session in opened.items()],
+                [_candidate(key, run) for key, run in running.items()],
                 cycled(data["validation"]),
                 batches=BATCHES,
                 seconds=seconds,
-                pairs=[(o, key) for o in ours for key in files if key != o],
+                pairs=[(o, key) for o in ours for key in running if key != o],
             )
             row["median_ms"] = {
                 str(batch): {
@@ -235,14 +271,15 @@ def measured(folder: Path, seconds: float) -> dict[str, Any]:
     return row
 
 
-def _candidate(key: str, session: Session) -> Candidate:
+def _candidate(key: str, run: Callable[[FloatArray], FloatArray]) -> Candidate:
     engine, _, graph = key.partition(":")
-    return Candidate(engine, graph, "fp32" if key == FLOAT else "int8", session.run)
+    floats = {FLOAT: "fp32", EAGER: "fp32", **{key: name for name, key in INDUCTOR.items()}}
+    return Candidate(engine, graph, floats.get(key, "int8"), run)
 
 
-def _logits(session: Session, images: FloatArray) -> FloatArray:
+def _logits(run: Callable[[FloatArray], FloatArray], images: FloatArray) -> FloatArray:
     """One image at a time, as engines choose other kernels for other batches."""
-    return np.concatenate([session.run(image[None]) for image in images])
+    return np.concatenate([run(image[None]) for image in images])
 
 
 def _top1(logits: FloatArray, labels: np.ndarray[Any, Any]) -> float:
@@ -334,7 +371,7 @@ def main(
             prepare(recipe, folder)
             if only_prepare:
                 continue
-            row = {"network": network, "weights": weights, **measured(folder, seconds)}
+            row = {"network": network, "weights": weights, **measured(recipe, folder, seconds)}
         except InceptionDeployError as error:
             raise click.ClickException(str(error)) from error
         for ratio in row.get("ratios", ()):

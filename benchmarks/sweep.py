@@ -29,7 +29,7 @@ from inception_deploy.engines import ENGINES
 from inception_deploy.errors import InceptionDeployError
 from inception_deploy.networks import NETWORKS
 from inception_deploy.pipeline import deploy, reference_of
-from inception_deploy.recipe import PrecisionName, Recipe, TargetName
+from inception_deploy.recipe import PrecisionName, Recipe, TargetName, serves
 from inception_deploy.targets import TARGETS
 from inception_deploy.throughput import Candidate, measure
 from inception_deploy.trials import filled
@@ -54,6 +54,8 @@ def prepare(network: str, folder: Path, precisions: Sequence[PrecisionName]) -> 
         if not ENGINES.get(target.engine).availability().ok:
             continue
         for precision in precisions:
+            if not serves(target.name, precision):
+                continue
             path = folder / f"{target.name}-{precision}"
             if not path.exists():
                 recipe = Recipe(

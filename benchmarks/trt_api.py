@@ -24,13 +24,14 @@ __all__ = ["CONTROL", "RESULTS", "missing", "used_names"]
 
 RESULTS = Path(__file__).parent / "results" / "trt_api.json"
 ENGINES = Path(__file__).parents[1] / "inception_deploy" / "engines"
-FILES = tuple(ENGINES / f"_trt_{part}.py" for part in ("build", "library", "session"))
+FILES = tuple(ENGINES / f"_trt_{part}.py" for part in ("build", "kernels", "library", "session"))
 
 OBJECTS = frozenset(
     {"trt", "library", "flags", "levels", "builder", "network", "parser", "config", "made"}
     | {"tensor", "first", "engine", "context", "runtime", "refitter", "inspector"}
     | {"_engine", "NetworkDefinitionCreationFlag", "MemoryPoolType", "ProfilingVerbosity"}
-    | {"TensorIOMode", "LayerInformationFormat", "BuilderFlag"}
+    | {"TensorIOMode", "LayerInformationFormat", "BuilderFlag", "_cache", "cache"}
+    | {"DynamicShapesKernelSpecializationStrategy"}
 )
 """What the engine files call the library, and the objects and enumerations it gives them."""
 

@@ -140,8 +140,10 @@ class Field:
         return [found if self.files is None else self._end_to_end(found, bundle, True)]
 
     def reference(self, bundle: Bundle, threads: int | None) -> Candidate:
-        """reference.onnx of a bundle on the bundle's engine."""
-        engine = engine_of(bundle)
+        """reference.onnx of a bundle on the bundle's engine, or on ONNX Runtime where that engine
+        takes no graphs."""
+        own = engine_of(bundle)
+        engine = own if own.takes_graphs else ENGINES.get("onnxruntime")
         session = self.stack.enter_context(engine.session(bundle.reference, threads=threads))
         found = Candidate(
             engine.name,
@@ -156,7 +158,7 @@ class Field:
         return found if self.files is None else self._end_to_end(found, bundle, True)
 
     def _gauge(self, engine: Engine, precision: str, threads: int | None) -> Candidate | None:
-        if precision not in GEMM_PRECISIONS:
+        if precision not in GEMM_PRECISIONS or not engine.takes_graphs:
             return None
         model = gemm_model(precision, signed=engine.name.startswith("tensorrt"))
         session = self.stack.enter_context(engine.session(model, threads=threads))

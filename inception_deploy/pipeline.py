@@ -17,7 +17,7 @@ from inception_deploy.calibrators import calibrator
 from inception_deploy.channels import observe_channels
 from inception_deploy.dataset import Batch
 from inception_deploy.deployed import deployed_session, runner
-from inception_deploy.engines import ENGINES, Engine, Session
+from inception_deploy.engines import ENGINES, Engine, Network, Session
 from inception_deploy.export import export
 from inception_deploy.foreign import module_reference, onnx_reference
 from inception_deploy.fuse import fuse
@@ -29,6 +29,7 @@ from inception_deploy.manifest import compose
 from inception_deploy.mixing import mix
 from inception_deploy.onnx_file import OnnxNetwork
 from inception_deploy.parity import ParityReport
+from inception_deploy.pixel_front import PixelFront
 from inception_deploy.pixels import fed, take_pixels
 from inception_deploy.precisions import PRECISIONS, Precision
 from inception_deploy.progress import Progress, SilentProgress
@@ -104,7 +105,12 @@ def deploy(
         _save(directory, exported, lowered, ranges)
         model = directory / "model.onnx"
         compiled = engine.compiled(
-            model, directory, batch=recipe.batch, options=recipe.build, progress=progress
+            model,
+            directory,
+            batch=recipe.batch,
+            options=recipe.build,
+            network=_network(recipe, reference, lowered),
+            progress=progress,
         )
         digest = file_digest(compiled.files[0]) if compiled.files else None
         with deployed_session(recipe.target, model, compiled, digest) as session:
@@ -274,6 +280,15 @@ def _save(directory: Path, exported: Artifact, lowered: Artifact, ranges: Ranges
     save_golden(directory / "golden.npz", lowered.golden)
     if ranges is not None:
         write_json(directory / "calibration.json", ranges.to_dict())
+
+
+def _network(recipe: Recipe, reference: Reference, lowered: Artifact) -> Network | None:
+    """What the graph was exported from, for engines that compile that; None for an ONNX file."""
+    if reference.framework != "pytorch":
+        return None
+    layout = recipe.pixel_layout
+    front = None if layout is None else PixelFront(reference.preprocessing, layout)
+    return Network(reference.module, recipe.precision, lowered.golden.feed, front)
 
 
 def _parity(

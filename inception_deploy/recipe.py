@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import tomllib
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias, get_args
@@ -25,20 +26,34 @@ __all__ = [
     "PrecisionName",
     "Recipe",
     "TargetName",
+    "serves",
 ]
 
 Head: TypeAlias = Literal["logits", "probabilities", "features"]
 InputKind: TypeAlias = Literal["float32", "uint8"]
 Layout: TypeAlias = Literal["NCHW", "NHWC"]
 PrecisionName: TypeAlias = Literal["fp32", "fp16", "bf16", "int8", "fp8"]
-TargetName: TypeAlias = Literal["onnxruntime", "openvino", "tensorrt", "tensorrt-rtx"]
+TargetName: TypeAlias = Literal[
+    "onnxruntime", "openvino", "tensorrt", "tensorrt-rtx", "torch-inductor"
+]
 
 
 _BUILT = ("tensorrt", "tensorrt-rtx")
 """Targets whose engines are built ahead of time, with `BuildOptions`."""
 
-_TENSORRT_ONLY = ("bf16", "fp8")
-"""Precisions that no engine here runs on a CPU."""
+_SERVED: Mapping[TargetName, tuple[PrecisionName, ...]] = {
+    "onnxruntime": ("fp32", "fp16", "int8"),
+    "openvino": ("fp32", "fp16", "int8"),
+    "tensorrt": ("fp32", "fp16", "bf16", "int8", "fp8"),
+    "tensorrt-rtx": ("fp32", "fp16", "bf16", "int8", "fp8"),
+    "torch-inductor": ("fp32", "fp16", "bf16"),
+}
+"""What can be asked of each target."""
+
+
+def serves(target: str, precision: str) -> bool:
+    """Whether a recipe may ask a target for a precision."""
+    return any(target == name and precision in able for name, able in _SERVED.items())
 
 
 @dataclass(frozen=True)
@@ -155,10 +170,16 @@ class Recipe:
             raise RecipeError(
                 f"{option} is for {' and '.join(_BUILT)}; leave it out for {self.target}"
             )
-        if self.precision in _TENSORRT_ONLY and self.target not in _BUILT:
+        if not serves(self.target, self.precision):
+            able = [target for target in _SERVED if serves(target, self.precision)]
             raise RecipeError(
-                f"{self.precision} is for {' and '.join(_BUILT)}; ask for one of these targets, "
-                f"not {self.target}"
+                f"{self.precision} is for {', '.join(able[:-1])} and {able[-1]}; ask for one of "
+                f"these targets, not {self.target}"
+            )
+        if self.onnx is not None and self.target == "torch-inductor":
+            raise RecipeError(
+                "torch-inductor compiles PyTorch networks, and an ONNX file holds none; ask for "
+                "target onnxruntime, openvino or tensorrt"
             )
         if self.build.sm and self.target != "tensorrt-rtx":
             raise RecipeError(

@@ -73,7 +73,7 @@ def _recipe(path: Path | None, options: dict[str, Any]) -> Recipe:
 @click.option("--layout", type=click.Choice(get_args(Layout)), help="Of uint8 pixels.  [NCHW]")
 @click.option("--fp32", "precision", flag_value="fp32", help="Keep FP32 (the default).")
 @click.option("--fp16", "precision", flag_value="fp16", help="Lower to FP16 in the graph itself.")
-@click.option("--bf16", "precision", flag_value="bf16", help="Lower to BF16 (TensorRT, -RTX).")
+@click.option("--bf16", "precision", flag_value="bf16", help="Lower to BF16 (TensorRT, Inductor).")
 @click.option("--int8", "precision", flag_value="int8", help="Quantise with calibration images.")
 @click.option("--fp8", "precision", flag_value="fp8", help="Quantise to FP8 (TensorRT, -RTX).")
 @click.option("--precision", "precision", type=click.Choice(get_args(PrecisionName)), hidden=True)

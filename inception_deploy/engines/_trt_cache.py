@@ -1,4 +1,4 @@
-"""Engines that were built before, in the user's cache directory.
+"""Engines that were built before, and their kernels, in the user's cache directory.
 
 Two builds of one graph differ in their bytes, so an entry is found by what went in: graph, options,
 library, target. It is written beside and renamed, and its sha256 is checked before it is used: an
@@ -21,14 +21,14 @@ VARIABLE = "INCEPTION_DEPLOY_CACHE"
 """Environment variable that moves the cache."""
 
 
-def cache_directory() -> Path:
-    """Of built engines: $INCEPTION_DEPLOY_CACHE, else below the user's cache directory."""
+def cache_directory(kind: str = "engines") -> Path:
+    """Of built engines, or another kind: $INCEPTION_DEPLOY_CACHE, else below the user's cache."""
     moved = os.environ.get(VARIABLE)
     if moved:
-        return Path(moved).expanduser() / "engines"
+        return Path(moved).expanduser() / kind
     base = os.environ.get("XDG_CACHE_HOME")
     root = Path(base) if base else Path.home() / ".cache"
-    return root / "inception-deploy" / "engines"
+    return root / "inception-deploy" / kind
 
 
 def cache_key(graph: bytes, facts: Mapping[str, Any]) -> str:
@@ -63,7 +63,7 @@ class BuildCache:
             self._replace(f"{key}.engine", plan)
             self._replace(f"{key}.json", json.dumps(noted).encode())
         except OSError as error:
-            return f"built engines cannot be kept in {self.directory}: {error.strerror}"
+            return f"what was built cannot be kept in {self.directory}: {error.strerror}"
         return None
 
     def _replace(self, name: str, content: bytes) -> None:

@@ -6,7 +6,6 @@ its own. From the second run of a shape on, its kernels are replayed as a CUDA g
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -17,11 +16,12 @@ from typing import Any
 import numpy as np
 
 from inception_deploy.engines._trt_inspect import kernels_of_json, precisions
+from inception_deploy.engines._trt_kernels import CompiledKernels
 from inception_deploy.engines._trt_library import Flavour, driver_problem, gpus, logger
 from inception_deploy.engines.base import Array, Session, TensorSpec
 from inception_deploy.errors import BadInput, MissingDependency, StageError
 
-__all__ = ["PlanSource", "TensorrtSession", "Timing", "explained", "read_plan", "require_gpu"]
+__all__ = ["PlanSource", "TensorrtSession", "Timing", "explained", "require_gpu"]
 
 PlanSource = Callable[[], bytes]
 
@@ -77,25 +77,6 @@ def require_gpu(flavour: Flavour) -> Any:
     return torch
 
 
-def read_plan(path: Path, sha256: str) -> bytes:
-    """The engine file, if it is the one that was recorded: it holds code that will be run.
-
-    Raises:
-        BadInput: it is missing, or another one.
-    """
-    try:
-        plan = path.read_bytes()
-    except OSError as error:
-        raise BadInput(f"cannot read {path}: {error.strerror}; export the bundle again") from error
-    found = hashlib.sha256(plan).hexdigest()
-    if found != sha256:
-        raise BadInput(
-            f"{path} is not the engine that was exported (sha256 {found[:12]}…, recorded "
-            f"{sha256[:12]}…) and is not loaded; export the bundle again"
-        )
-    return plan
-
-
 def explained(flavour: Flavour, version: str, messages: Sequence[str], here: Sequence[int]) -> str:
     """One line for a plan that the library did not take, from what it logged.
 
@@ -139,8 +120,11 @@ class TensorrtSession(Session):
         self._messages: list[str] = []
         self._torch: Any = None
         self._engine: Any = None
+        self._kernels: CompiledKernels | None = None
         self._lanes: list[_Lane] = []
         self.timing: Timing | None = None
+        self.not_kept: str | None = None
+        """Why compiled kernels could not be kept for the next process, after `close`."""
 
     def load(self) -> None:
         """Deserialise the engine, for the first GPU.
@@ -167,6 +151,9 @@ class TensorrtSession(Session):
                     f"{self._weights} does not hold the weights of this engine; export it again"
                 )
         self._engine = engine
+        if self._flavour.ahead:
+            self._torch.cuda.synchronize()  # the first call makes the thread's CUDA context
+            self._kernels = CompiledKernels(library, engine, plan, gpus()[0])
         self.device = "CUDA"
         names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
         given = library.TensorIOMode.INPUT
@@ -209,17 +196,31 @@ class TensorrtSession(Session):
         text = inspector.get_engine_information(library.LayerInformationFormat.JSON)
         return precisions(kernels_of_json(text))
 
+    def parts(self) -> Mapping[str, float]:
+        """As the base class says; of the last part of a batch that was run in several."""
+        if self.timing is None:
+            return super().parts()
+        taken = self.timing.to_device, self.timing.compute, self.timing.to_host
+        seconds = (1e-3 * milliseconds for milliseconds in taken)
+        return {**super().parts(), **dict(zip(("h2d", "compute", "d2h"), seconds, strict=True))}
+
     def close(self) -> None:
-        """Free contexts, buffers and the engine."""
+        """Keep the kernels that were compiled; free contexts, buffers and the engine."""
+        if self._kernels is not None:
+            self.not_kept = self._kernels.keep()
         self._lanes.clear()
-        self._engine = None
+        self._kernels = self._engine = None
 
     def _heard(self, severity: str, text: str) -> None:
         if severity in ("INTERNAL_ERROR", "ERROR"):
             self._messages.append(text)
 
     def _lane(self) -> _Lane:
-        return _Lane(self._torch, self._engine, self.inputs, self.outputs, self._cuda_graphs)
+        kernels = self._kernels
+        contexts = self._engine.create_execution_context if kernels is None else kernels.context
+        return _Lane(
+            self._torch, self._engine, contexts, self.inputs, self.outputs, self._cuda_graphs
+        )
 
 
 class _Lane:
@@ -229,11 +230,12 @@ class _Lane:
         self,
         torch: Any,
         engine: Any,
+        new_context: Callable[[], Any],
         inputs: Sequence[TensorSpec],
         outputs: Sequence[TensorSpec],
         cuda_graphs: bool,
     ) -> None:
-        self._torch, self._engine = torch, engine
+        self._torch, self._new_context = torch, new_context
         self._inputs, self._outputs = inputs, outputs
         self._cuda_graphs = cuda_graphs
         self._stream = torch.cuda.Stream()
@@ -243,7 +245,7 @@ class _Lane:
         for index in range(engine.num_optimization_profiles):
             low, best, high = engine.get_tensor_profile_shape(first, index)
             self.ranges.append((low[0], best[0], high[0]))
-            context = engine.create_execution_context()
+            context = new_context()
             if context is None:
                 raise StageError("the GPU has not enough free memory for this engine")
             context.set_optimization_profile_async(index, self._stream.cuda_stream)
@@ -321,7 +323,7 @@ class _Lane:
             )
         context = self._contexts[index]
         if any(buffers.context is context for buffers in self._shapes.values()):
-            context = self._engine.create_execution_context()
+            context = self._new_context()
             context.set_optimization_profile_async(index, self._stream.cuda_stream)
         tensors: dict[str, tuple[Any, Any]] = {}
         for spec, shape in zip(self._inputs, shapes, strict=True):

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,10 @@ from inception_deploy.build_options import BatchProfile, BuildOptions
 from inception_deploy.errors import BadInput
 from inception_deploy.progress import Progress
 
-__all__ = ["Array", "Availability", "Compiled", "Engine", "Session", "TensorSpec"]
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = ["Array", "Availability", "Compiled", "Engine", "Network", "Session", "TensorSpec"]
 
 Array: TypeAlias = NDArray[Any]
 
@@ -59,6 +62,23 @@ class Compiled:
     files: tuple[Path, ...] = ()
     executed: Mapping[str, str] | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Network:
+    """What a graph was exported from, for engines that compile PyTorch and not the graph.
+
+    Args:
+        module: float32, in evaluation mode: images (N, 3, H, W) to (N, K). It is not modified.
+        precision: what it is to compute in: "fp32", "fp16" or "bf16".
+        example: what will be fed, N >= 1: float32 (N, 3, H, W), or what `front` takes.
+        front: makes images of what is fed, in float32; None where images are.
+    """
+
+    module: nn.Module
+    precision: str
+    example: Array
+    front: nn.Module | None = None
 
 
 @dataclass(frozen=True)
@@ -200,6 +220,9 @@ class Engine(ABC):
     name: str
     """As asked for with --target: "onnxruntime"."""
 
+    takes_graphs: bool = True
+    """Whether `session` runs any ONNX graph; False where it runs only what `compiled` wrote."""
+
     @abstractmethod
     def availability(self) -> Availability:
         """Whether it works here; never raises for a missing library."""
@@ -225,6 +248,7 @@ class Engine(ABC):
         *,
         batch: BatchProfile | None = None,
         options: BuildOptions | None = None,
+        network: Network | None = None,
         progress: Progress | None = None,
     ) -> Compiled:
         """Write what this engine makes of an ONNX file into `directory`.
@@ -232,13 +256,14 @@ class Engine(ABC):
         Args:
             batch: sizes that will be served, for engines that are built for some.
             options: of the build, for engines that are built ahead of time.
+            network: what the file was exported from; None where that is not PyTorch.
 
         Raises:
             MissingDependency: the vendor's library is not installed, or lacks its device.
             BadInput: options that the library does not have.
             StageError: the engine refuses the graph.
         """
-        del model, directory, batch, options, progress
+        del model, directory, batch, options, network, progress
         return Compiled()
 
     def require_buildable(self, options: BuildOptions) -> None:

@@ -27,6 +27,7 @@ from inception_deploy.engines.base import (
     Availability,
     Compiled,
     Engine,
+    Network,
     Session,
     TensorSpec,
 )
@@ -277,9 +278,10 @@ class Openvino(Engine):
         *,
         batch: BatchProfile | None = None,
         options: BuildOptions | None = None,
+        network: Network | None = None,
         progress: Progress | None = None,
     ) -> Compiled:
-        del batch, options, progress
+        del batch, options, network, progress
         return Compiled(tuple(save_ir(model, directory)))
 
 

@@ -7,7 +7,6 @@ a driver. Either takes the same strongly typed graph.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,12 +16,13 @@ from google.protobuf.message import DecodeError
 
 from inception_deploy.build_options import BatchProfile, BuildOptions
 from inception_deploy.engines._executed import by_node
+from inception_deploy.engines._recorded import exported_with, read_recorded
 from inception_deploy.engines._trt_build import Built, build, check_options
 from inception_deploy.engines._trt_cache import BuildCache, cache_key
 from inception_deploy.engines._trt_inspect import kernels_of_log, precisions, reformats
 from inception_deploy.engines._trt_library import RTX, TENSORRT, Flavour, driver_problem, gpus
-from inception_deploy.engines._trt_session import TensorrtSession, read_plan, require_gpu
-from inception_deploy.engines.base import Availability, Compiled, Engine
+from inception_deploy.engines._trt_session import TensorrtSession, require_gpu
+from inception_deploy.engines.base import Availability, Compiled, Engine, Network
 from inception_deploy.errors import BadInput, MissingDependency
 from inception_deploy.progress import Progress, SilentProgress
 
@@ -64,7 +64,7 @@ class Tensorrt(Engine):
         """
         del threads
         self.flavour.load()
-        exported = _exported_with(model) if optimise else None
+        exported = exported_with(model) if optimise else None
         if exported is not None:
             assert isinstance(model, Path)
             return self.deployed(*exported, model=model)
@@ -84,7 +84,7 @@ class Tensorrt(Engine):
         """As the base class says. A stripped engine finds its weights in `model`."""
         del threads
         self.flavour.load()
-        return TensorrtSession(self.flavour, lambda: read_plan(engine, sha256), weights=model)
+        return TensorrtSession(self.flavour, lambda: read_recorded(engine, sha256), weights=model)
 
     def require_buildable(self, options: BuildOptions) -> None:
         self.flavour.load()
@@ -97,8 +97,10 @@ class Tensorrt(Engine):
         *,
         batch: BatchProfile | None = None,
         options: BuildOptions | None = None,
+        network: Network | None = None,
         progress: Progress | None = None,
     ) -> Compiled:
+        del network
         options = options or BuildOptions()
         listener = progress or SilentProgress()
         graph = _graph_bytes(model)
@@ -189,25 +191,6 @@ def _graph_bytes(model: Path | bytes) -> bytes:
     if not outputs:
         raise BadInput(f"{where} is not an ONNX model: it has no outputs; export it again")
     return graph
-
-
-def _exported_with(model: Path | bytes) -> tuple[Path, str] | None:
-    """The engine that a bundle holds for its model, and its recorded sha256.
-
-    Raises:
-        BadInput: the bundle's manifest cannot be read.
-    """
-    if isinstance(model, bytes) or not (model.parent / "manifest.json").is_file():
-        return None
-    path = model.parent / "manifest.json"
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-        facts, graph = manifest["engine"], manifest["graph"]["file"]
-        if facts is None or graph != model.name:
-            return None
-        return model.parent / facts["file"], str(facts["sha256"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise BadInput(f"cannot read {path}: {error}; export the bundle again") from error
 
 
 def _write_beside(path: Path, content: bytes) -> None:

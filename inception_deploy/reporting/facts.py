@@ -21,7 +21,7 @@ _ENGINE_NAMES: Mapping[str, str] = {
     "tensorrt": "TensorRT",
     "tensorrt-rtx": "TensorRT for RTX",
     "tensorrt_rtx": "TensorRT for RTX",
-    "torch_inductor": "PyTorch (Inductor)",
+    "torch-inductor": "PyTorch (Inductor)",
 }
 
 

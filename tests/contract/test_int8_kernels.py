@@ -15,6 +15,7 @@ from inception_deploy.placements import PLACEMENTS
 from inception_deploy.precisions import Lowering
 from inception_deploy.precisions.int8 import Int8
 from inception_deploy.ranges import Ranges
+from inception_deploy.recipe import serves
 from inception_deploy.targets import TARGETS, Target
 
 NETWORKS = (
@@ -27,7 +28,7 @@ NETWORKS = (
 )
 
 
-@pytest.fixture(params=TARGETS.names(), scope="module")
+@pytest.fixture(params=[name for name in TARGETS.names() if serves(name, "int8")], scope="module")
 def target(request: pytest.FixtureRequest) -> Target:
     """Every target whose engine works here and tells what it made of a graph."""
     target = TARGETS.get(request.param)

@@ -18,10 +18,11 @@ from small_networks import exported
 
 from inception_deploy.build_options import BatchProfile, BuildOptions
 from inception_deploy.engines import ENGINES
+from inception_deploy.engines._recorded import read_recorded
 from inception_deploy.engines._trt_build import build, check_options
 from inception_deploy.engines._trt_cache import VARIABLE
 from inception_deploy.engines._trt_library import RTX, TENSORRT, Flavour, driver_problem
-from inception_deploy.engines._trt_session import explained, read_plan
+from inception_deploy.engines._trt_session import explained
 from inception_deploy.engines.tensorrt import Tensorrt
 from inception_deploy.errors import BadInput, MissingDependency, StageError
 from inception_deploy.precisions.int8 import Int8
@@ -189,12 +190,12 @@ def test_what_is_no_model_is_bad_input(tmp_path: Path) -> None:
 def test_an_engine_of_another_hash_is_not_read(tmp_path: Path) -> None:
     path = tmp_path / "model.engine"
     path.write_bytes(b"plan")
-    assert read_plan(path, hashlib.sha256(b"plan").hexdigest()) == b"plan"
+    assert read_recorded(path, hashlib.sha256(b"plan").hexdigest()) == b"plan"
     path.write_bytes(b"plaN")
     with pytest.raises(BadInput, match=r"not the engine that was exported.*not loaded"):
-        read_plan(path, hashlib.sha256(b"plan").hexdigest())
+        read_recorded(path, hashlib.sha256(b"plan").hexdigest())
     with pytest.raises(BadInput, match="cannot read"):
-        read_plan(tmp_path / "none.engine", "")
+        read_recorded(tmp_path / "none.engine", "")
 
 
 @no_gpu

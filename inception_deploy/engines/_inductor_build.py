@@ -1,0 +1,159 @@
+"""A PyTorch network through torch.export and AOTInductor into a package of machine code.
+
+The weights are inside, the batch is free, and activations are channels-last throughout: that is
+how the kernels of CPUs and of tensor cores read them. What is fed and what comes out are contiguous
+float32 (or pixels), whatever the network computes in.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from inception_deploy.build_options import BatchProfile
+from inception_deploy.engines._inductor_facts import Package, Place, instruction_sets
+from inception_deploy.engines.base import Network
+from inception_deploy.errors import StageError
+
+__all__ = ["compile_network", "exact_float32", "here", "reason"]
+
+DTYPES: Mapping[str, torch.dtype] = {
+    "fp32": torch.float32,
+    "fp16": torch.float16,
+    "bf16": torch.bfloat16,
+}
+
+
+class _Deployed(nn.Module):
+    """Casts around the network, which has its weights in `dtype` and its batch norms in float32.
+
+    A batch norm's variance may leave the range of float16; the compiler folds the norm into the
+    convolution before it, in float32, and rounds the result.
+    """
+
+    def __init__(self, network: Network, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.front = copy.deepcopy(network.front)
+        self.network = copy.deepcopy(network.module).requires_grad_(False).eval()
+        self.dtype = dtype
+        for part in self.network.modules():
+            if not isinstance(part, nn.modules.batchnorm._BatchNorm):
+                for owned in (*part.parameters(recurse=False), *part.buffers(recurse=False)):
+                    owned.data = owned.to(dtype) if owned.is_floating_point() else owned
+        self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def forward(self, images: Tensor) -> Tensor:
+        if self.front is not None:
+            images = self.front(images)
+        images = images.to(self.dtype, memory_format=torch.channels_last)
+        result: Tensor = self.network(images)
+        return result.to(torch.float32)
+
+
+def compile_network(
+    network: Network, batch: BatchProfile, names: tuple[str, str], path: Path
+) -> Package:
+    """Write the package of a network for this machine: for its GPU where PyTorch has one.
+
+    Args:
+        batch: kernels are tuned for the optimum and take 1 to the maximum.
+        names: of input and output.
+        path: of the package, ending in .pt2.
+
+    Raises:
+        StageError: PyTorch cannot export or compile the network.
+    """
+    place, dtype = here(), DTYPES[network.precision]
+    module = _Deployed(network, dtype).to(place.device)
+    # a batch of one would be taken for a constant
+    shown = 1 if batch.maximum == 1 else max(2, batch.optimum)
+    shape = network.example.shape[1:]
+    example = torch.from_numpy(np.resize(network.example, (shown, *shape))).to(place.device)
+    free = torch.export.Dim("batch", min=1, max=batch.maximum) if shown > 1 else None
+    with torch.no_grad(), exact_float32(), _quiet():
+        try:
+            program = torch.export.export(
+                module, (example,), dynamic_shapes=({0: free},) if free else None, strict=False
+            )
+            (result,) = program.graph.output_node().args[0]
+            classes = tuple(int(size) for size in result.meta["val"].shape[1:])
+            package = Package(
+                place=place,
+                precision=network.precision,
+                input=(names[0], str(network.example.dtype), tuple(map(int, shape))),
+                output=(names[1], "float32", classes),
+                largest=batch.maximum,
+            )
+            torch._inductor.aoti_compile_and_package(
+                program, package_path=str(path), inductor_configs=_settings(package)
+            )
+        except Exception as error:
+            raise StageError(
+                f"PyTorch cannot compile {type(network.module).__name__}: {reason(error)}"
+            ) from error
+    return package
+
+
+def here() -> Place:
+    """Where this process would run a package."""
+    cuda = torch.cuda.is_available()
+    major, minor = torch.cuda.get_device_capability() if cuda else (0, 0)
+    return Place(
+        torch=str(torch.__version__),
+        device="cuda" if cuda else "cpu",
+        sm=10 * major + minor if cuda else None,
+        isa=instruction_sets(),
+    )
+
+
+@contextmanager
+def exact_float32() -> Iterator[None]:
+    """No TF32: it would round what is said to be float32 to 10 bits."""
+    matmul = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        with torch.backends.cudnn.flags(
+            enabled=True, benchmark=False, deterministic=False, allow_tf32=False
+        ):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(matmul)
+
+
+def reason(error: Exception) -> str:
+    """One line of what PyTorch says."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return " ".join(lines[:2])[:300] or type(error).__name__
+
+
+def _settings(package: Package) -> dict[str, Any]:
+    return {
+        "aot_inductor.metadata": package.metadata(),
+        # weights are constants: batch norms are folded into them, and they are laid out for kernels
+        "freezing": True,
+        # as many threads as PyTorch has when the package runs, not when it was compiled
+        "cpp.dynamic_threads": True,
+    }
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without PyTorch's warnings about PyTorch: what fails here is raised."""
+    logger = logging.getLogger("torch")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
