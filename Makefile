@@ -33,7 +33,7 @@ demo: install
 	$(BIN)/inception-deploy predict build/demo build/images --top 2
 
 test: dev
-	$(BIN)/python -m pytest -q -m "not device and not full and not builds"
+	$(BIN)/python -m pytest -q -m "not device and not full and not builds" -n auto --maxprocesses 4 --dist loadfile
 
 test-full: dev
 	$(BIN)/python -m pytest -q -m full
