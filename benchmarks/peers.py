@@ -13,6 +13,10 @@ The plain export on ONNX Runtime is there for scale; so is PyTorch itself, eager
 activations, and compiled ahead of time by AOTInductor in FP32 and, on a CPU with such instructions,
 in BF16.
 
+For TensorRT there is no GPU to be fast on, so only SQNR is compared: the graph of our placement and
+those of nvidia-modelopt (`modelopt.onnx.quantization.quantize`, int8, max and entropy), both run by
+ONNX Runtime.
+
 Weights are random at native size, their images octave noise (`inception_deploy/random_weights.py`),
 or the embedded trained ones at theirs. SQNR compares with PyTorch on images that did not serve
 calibration.
@@ -21,6 +25,7 @@ calibration.
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 import importlib.util
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -42,6 +47,7 @@ from benchmarks.native import (
     provenance,
 )
 from inception_deploy.artifact import FloatArray
+from inception_deploy.build_options import BuildOptions
 from inception_deploy.engines import ENGINES
 from inception_deploy.errors import InceptionDeployError
 from inception_deploy.images import plan_images
@@ -69,6 +75,12 @@ FLOAT = "onnxruntime:fp32"
 NNCF = "openvino:nncf"
 PEERS = (STOCK, NNCF)
 
+MODELOPT: Mapping[str, str] = {
+    "max": "tensorrt:modelopt-max",
+    "entropy": "tensorrt:modelopt-entropy",
+}
+"""Calibration method → key."""
+
 EAGER = "torch:eager"
 INDUCTOR: Mapping[PrecisionName, str] = {"fp32": "torch:inductor", "bf16": "torch:inductor-bf16"}
 
@@ -78,7 +90,10 @@ GOAL = {"onnxruntime": 1.3, "openvino": 1.05}
 EACH = {"onnxruntime": 1.03, "openvino": 0.97}
 """What no network may fall below."""
 
-_SAME_ENGINE = {"onnxruntime": STOCK, "openvino": NNCF}
+_SAME_ENGINE = {"onnxruntime": (STOCK,), "openvino": (NNCF,), "tensorrt": tuple(MODELOPT.values())}
+"""Engine → its peers. The best of them counts for SQNR, the first for speed."""
+
+_NEVER_TIMED = "tensorrt:"
 
 Files = dict[str, tuple[str, Path]]
 """Key of a candidate → the engine and the file."""
@@ -141,6 +156,15 @@ def prepare(recipe: Recipe, folder: Path) -> None:
         _quantize_static(plain, folder / "quantize_static.onnx", calibration)
     if importlib.util.find_spec("nncf") and not (folder / "nncf.xml").exists():
         _nncf(plain, folder / "nncf.xml", calibration)
+    if importlib.util.find_spec("modelopt") and importlib.util.find_spec("tensorrt_rtx"):
+        built = folder / "ours-tensorrt"
+        if not built.exists():
+            build = BuildOptions(sm=(89,), builder_level=0)  # the engine is not what is compared
+            deploy(recipe.but(target="tensorrt-rtx", build=build), built)
+        for method in MODELOPT:
+            output = folder / f"modelopt-{method}.onnx"
+            if not output.exists():
+                _modelopt(plain, output, calibration, method)
 
 
 def candidates(folder: Path) -> Files:
@@ -151,6 +175,11 @@ def candidates(folder: Path) -> Files:
     }
     for precision, key in INDUCTOR.items():
         found[key] = ("torch-inductor", folder / f"inductor-{precision}" / "model.onnx")
+    for name, file in {
+        "tensorrt:ours": "ours-tensorrt/model.onnx",
+        **{key: f"modelopt-{method}.onnx" for method, key in MODELOPT.items()},
+    }.items():
+        found[name] = ("onnxruntime", folder / file)
     found[STOCK] = ("onnxruntime", folder / "quantize_static.onnx")
     found[NNCF] = ("openvino", folder / "nncf.xml")
     found[FLOAT] = ("onnxruntime", folder / "ours-onnxruntime" / "reference.onnx")
@@ -167,7 +196,8 @@ def _compiled_precisions() -> list[PrecisionName]:
 
 def _eager(recipe: Recipe) -> Callable[[FloatArray], FloatArray]:
     """The PyTorch network as it is, but for the layout of its activations."""
-    module = reference_of(recipe).module.to(memory_format=torch.channels_last)
+    module: Any = reference_of(recipe).module
+    module.to(memory_format=torch.channels_last)
 
     def run(images: FloatArray) -> FloatArray:
         with torch.inference_mode():
@@ -216,6 +246,19 @@ def _nncf(plain: Path, output: Path, images: FloatArray) -> None:
     openvino.save_model(quantised, output, compress_to_fp16=False)
 
 
+def _modelopt(plain: Path, output: Path, images: FloatArray, method: str) -> None:
+    quantization: Any = importlib.import_module("modelopt.onnx.quantization")
+    quantization.quantize(
+        str(plain),
+        quantize_mode="int8",
+        calibration_data={"input": images},
+        calibration_method=method,
+        calibration_eps=["cpu"],
+        output_path=str(output),
+        log_level="ERROR",
+    )
+
+
 def measured(recipe: Recipe, folder: Path, seconds: float) -> dict[str, Any]:
     """SQNR of every candidate; medians and ratios where `seconds` are given.
 
@@ -226,11 +269,13 @@ def measured(recipe: Recipe, folder: Path, seconds: float) -> dict[str, Any]:
     with np.load(folder / "images.npz") as stored:
         data = dict(stored)
     files = candidates(folder)
-    ours = [key for key in files if key.endswith(":ours")]
+    ours = [k for k in files if k.endswith(":ours") and not k.startswith(_NEVER_TIMED)]
     row: dict[str, Any] = {
         "images": {"calibration": len(data["calibration"]), "validation": len(data["logits"])},
         "sqnr_db": {},
     }
+    if set(MODELOPT.values()) & set(files):
+        row["modelopt"] = importlib.metadata.version("nvidia-modelopt")
     if "labels" in data:
         row["top1"] = {"pytorch": _top1(data["logits"], data["labels"])}
     with ExitStack() as stack:
@@ -244,13 +289,14 @@ def measured(recipe: Recipe, folder: Path, seconds: float) -> dict[str, Any]:
             row["sqnr_db"][key] = round(sqnr_db(data["logits"], logits), 2)
             if "labels" in data:
                 row["top1"][key] = _top1(logits, data["labels"])
+        timed = {key: run for key, run in running.items() if not key.startswith(_NEVER_TIMED)}
         if seconds:
             report = measure(
-                [_candidate(key, run) for key, run in running.items()],
+                [_candidate(key, run) for key, run in timed.items()],
                 cycled(data["validation"]),
                 batches=BATCHES,
                 seconds=seconds,
-                pairs=[(o, key) for o in ours for key in running if key != o],
+                pairs=[(o, key) for o in ours for key in timed if key != o],
             )
             row["median_ms"] = {
                 str(batch): {
@@ -291,30 +337,31 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Per engine, the ratios to the peer on it; and the best of ours to the best of the peers."""
     rows = [row for row in rows if row["network"] in NETWORKS]  # others are not in the means
     found: dict[str, Any] = {}
-    for engine, peer in _SAME_ENGINE.items():
+    for engine, peers in _SAME_ENGINE.items():
         ratios = {
             f"{row['network']}, batch {ratio['batch']}": ratio["ratio"]
             for row in rows
             for ratio in row.get("ratios", ())
-            if (ratio["ours"], ratio["to"]) == (f"{engine}:ours", peer)
+            if (ratio["ours"], ratio["to"]) == (f"{engine}:ours", peers[0])
         }
         decibels = {
             f"{row['network']}, {row['weights']}": round(
-                row["sqnr_db"][f"{engine}:ours"] - row["sqnr_db"][peer], 2
+                row["sqnr_db"][f"{engine}:ours"] - max(row["sqnr_db"][peer] for peer in peers), 2
             )
             for row in rows
-            if {f"{engine}:ours", peer} <= set(row["sqnr_db"])
+            if {f"{engine}:ours", *peers} <= set(row["sqnr_db"])
         }
         if ratios:
             worst = min(ratios, key=lambda name: ratios[name])
             found[engine] = {
-                "peer": peer,
+                "peer": peers[0],
                 "geometric_mean": round(geometric_mean(ratios.values()), 4),
                 "worst": {worst: ratios[worst]},
                 "goal": {"geometric_mean": GOAL[engine], "each": EACH[engine]},
                 "ratios": ratios,
-                "sqnr_gain_db": decibels,
             }
+        if decibels:
+            found.setdefault(engine, {"peers": peers})["sqnr_gain_db"] = decibels
     best = {
         f"{row['network']}, batch {batch}": _best(medians)
         for row in rows

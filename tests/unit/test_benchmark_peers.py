@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from benchmarks.native import cycled, geometric_mean, kept_rows, noise_images
-from benchmarks.peers import STOCK, summary
+from benchmarks.peers import MODELOPT, STOCK, summary
 from inception_deploy.networks import NETWORKS
 
 
@@ -30,6 +30,12 @@ def test_ours_is_compared_with_the_peer_on_the_same_engine() -> None:
     assert found["geometric_mean"] == pytest.approx(1.8)
     assert found["worst"] == {"googlenet, batch 1": 1.2}
     assert found["sqnr_gain_db"] == {"googlenet, random:0": 3.5, "xception, random:0": 3.5}
+
+
+def test_sqnr_is_compared_with_the_best_of_several_peers() -> None:
+    both = dict.fromkeys(MODELOPT.values(), 30.0) | {MODELOPT["max"]: 32.0}
+    shown = {**row("googlenet", 1.2), "sqnr_db": {"tensorrt:ours": 33.5, **both}}
+    assert summary([shown])["tensorrt"]["sqnr_gain_db"] == {"googlenet, random:0": 1.5}
 
 
 def test_fp32_is_no_peer() -> None:
