@@ -45,9 +45,18 @@ def own_report(report: ThroughputReport, graph: str, *, with_baselines: bool) ->
         engine, _, name = key.partition(":")
         return f"{engine}:{short(name)}" if name else short(key)
 
+    own = [row for row in report.rows if mine(row.graph)]
+    computed = {(row.engine, row.precision, row.threads) for row in own}
+    strangers = [row.key for row in report.rows if not mine(row.graph)]
     return replace(
         report,
-        rows=tuple(replace(row, graph=short(row.graph)) for row in report.rows if mine(row.graph)),
+        rows=tuple(replace(row, graph=short(row.graph)) for row in own),
+        peaks=tuple(p for p in report.peaks if (p.engine, p.precision, p.threads) in computed),
+        warnings=tuple(
+            warning.replace(f":{graph}", ":model.onnx", 1)
+            for warning in report.warnings
+            if not any(warning.startswith((f"{key} ", f"{key}:")) for key in strangers)
+        ),
         ratios=tuple(
             replace(r, candidate=short_key(r.candidate), baseline=short_key(r.baseline))
             for r in report.ratios

@@ -8,6 +8,9 @@ from inception_deploy.throughput.report import BlockTime
 
 __all__ = ["block_of", "block_times"]
 
+_INSERTED = "InsertedPrecisionFreeCast_"
+"""Around what its CPU kernels cannot run in FP16: `insert_cast_transformer.cc` of ONNX Runtime."""
+
 
 def block_times(
     seconds: Mapping[str, float],
@@ -46,8 +49,11 @@ def block_times(
 
 
 def block_of(node: str, blocks: Collection[str]) -> str:
-    """The innermost block that a node's name begins with, or ""."""
-    parts = node.split(":")[0].split(".")
+    """The innermost block that a node's name begins with, or "".
+
+    A cast that ONNX Runtime inserts belongs to the node that it is named after.
+    """
+    parts = node.removeprefix(_INSERTED).split(":")[0].split(".")
     for length in range(len(parts), 0, -1):
         name = ".".join(parts[:length])
         if name in blocks:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from inception_deploy.bundle import Bundle
 from inception_deploy.cli.main import main
 from inception_deploy.report import load_bundle, render
 from inception_deploy.throughput import ThroughputReport, loadgen, trial
+from inception_deploy.throughput.report import Peak
 from inception_deploy.verify import verify
 
 SMALL = ("--weights", "random:0", "--num-classes", "5", "--image-size", "64")
@@ -155,6 +157,11 @@ def test_bundles_side_by_side_each_keep_their_own(bench: Any, bundle: Path) -> N
     values = json.loads(bench(bundle, other, "--batch", "1", "--brief", *QUICK).out)
     report = ThroughputReport.from_dict(values)
     assert [row.graph for row in report.rows] == ["torch", "small/model.onnx", "other/model.onnx"]
+    report = replace(
+        report,
+        warnings=("busy", *(f"{row.key} at batch 1: varies" for row in report.rows)),
+        peaks=(Peak("onnxruntime", "fp32", None, None, 1.0), Peak("x", "int8", None, None, 2.0)),
+    )
     first = own_report(report, "small/model.onnx", with_baselines=True)
     second = own_report(report, "other/model.onnx", with_baselines=False)
     assert [row.graph for row in first.rows] == ["torch", "model.onnx"]
@@ -163,6 +170,8 @@ def test_bundles_side_by_side_each_keep_their_own(bench: Any, bundle: Path) -> N
         ("onnxruntime:model.onnx", "pytorch:torch")
     ]
     assert second.ratios == ()
+    assert second.warnings == ("busy", "onnxruntime:model.onnx at batch 1: varies")
+    assert second.peaks == report.peaks[:1]
 
 
 def test_tables_fit_eighty_columns(bench: Any, bundle: Path) -> None:

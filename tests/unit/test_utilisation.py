@@ -11,7 +11,7 @@ import pytest
 
 from inception_deploy.engines import ENGINES
 from inception_deploy.errors import StageError
-from inception_deploy.throughput import Candidate, measure
+from inception_deploy.throughput import Candidate, Runner, measure
 from inception_deploy.throughput.energy import find_meter
 from inception_deploy.throughput.footprint import footprint
 from inception_deploy.throughput.gemm import GemmRunner, gemm_model, precision_run
@@ -91,7 +91,7 @@ def test_bfloat16_weights_are_those_of_float32_cut_short() -> None:
 def test_utilisation_is_the_share_of_the_gauge() -> None:
     now = [0.0]
 
-    def takes(seconds: float):
+    def takes(seconds: float) -> Runner:
         def run(inputs: np.ndarray) -> None:
             now[0] += seconds
 
@@ -127,6 +127,7 @@ def test_blocks_of_a_profile() -> None:
     assert found[0].utilisation == pytest.approx(12 / 3e-3 / 1e4)
     assert found[2].utilisation is None
     assert block_of("ab.c", {"a"}) == ""
+    assert block_of("InsertedPrecisionFreeCast_a.relu", {"a"}) == "a"
 
 
 def test_a_fresh_process_tells_what_an_engine_takes(tmp_path: Path) -> None:
