@@ -157,10 +157,14 @@ def test_bundles_side_by_side_each_keep_their_own(bench: Any, bundle: Path) -> N
     values = json.loads(bench(bundle, other, "--batch", "1", "--brief", *QUICK).out)
     report = ThroughputReport.from_dict(values)
     assert [row.graph for row in report.rows] == ["torch", "small/model.onnx", "other/model.onnx"]
+    threads = report.rows[1].threads
     report = replace(
         report,
         warnings=("busy", *(f"{row.key} at batch 1: varies" for row in report.rows)),
-        peaks=(Peak("onnxruntime", "fp32", None, None, 1.0), Peak("x", "int8", None, None, 2.0)),
+        peaks=(
+            Peak("onnxruntime", "fp32", threads, None, 1.0),
+            Peak("x", "int8", threads, None, 2.0),
+        ),
     )
     first = own_report(report, "small/model.onnx", with_baselines=True)
     second = own_report(report, "other/model.onnx", with_baselines=False)
