@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from statistics import NormalDist
+from typing import Literal
 
 import numpy as np
 
@@ -242,7 +243,7 @@ def _exact(
             bound=bounds.min_sqnr,
             unit="dB",
         )
-    if tally.labelled and tally.outputs > 2:
+    if tally.labelled:
         yield _labels(tally, trained, recorded)
 
 
@@ -257,18 +258,24 @@ def _labels(tally: Tally, trained: bool, recorded: float | None) -> Check:
         recorded: its accuracy at export, percent; None where that was not measured.
     """
     hits, images = tally.correct, tally.images
-    shift, others = max(zip((-1, 1), tally.shifted, strict=True), key=lambda pair: pair[1])
+    shifts: tuple[Literal[-1, 1], ...] = (-1, 1)
+    shift, one_off = max(
+        ((by, tally.shifted_by(by)) for by in shifts), key=lambda pair: pair[1].hits
+    )
     chance = 1 / tally.outputs
-    if others - hits > 5 * (images * max(chance, hits / images)) ** 0.5 + 5:
+    excess = 5 * (images * max(chance, hits / images)) ** 0.5 + 5
+    if one_off.spread and one_off.hits - hits > excess:
         return Check(
             "labels",
             "accuracy",
             "FAIL",
             f"labels look one off: the reference is right on {hits:,} of {images:,} images, and "
-            f"would be on {others:,} if every label were {'one less' if shift < 0 else 'one more'}",
+            f"would be on {one_off.hits:,} if every label were "
+            f"{'one less' if shift < 0 else 'one more'}",
         )
     right = f"the reference is right on {hits:,} of {images:,} images"
-    best = tally.relabelled() or 0
+    order = tally.reordered()
+    best = order.hits if order is not None and order.spread else 0
     # a few images per class make some order look right by chance
     usual = images * recorded / 100 if recorded is not None else 0.8 * images
     enough = recorded is not None or (trained and images >= 5 * tally.outputs)

@@ -41,7 +41,7 @@ on others (`calibrators/auto.py` weighs what is cut off sixteen times)."""
 _HALVES = {10: 2.0**-11, 16: 2.0**-8}
 """`TensorProto.DataType` → unit roundoff, of float16 and bfloat16."""
 
-_WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+_WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul", "MatMulInteger")
 
 
 @dataclass(frozen=True)

@@ -91,6 +91,15 @@ class Anatomy:
         """Tensor → the node that puts it out."""
         return {name: node for node in self.model.graph.node for name in node.output if name}
 
+    @cached_property
+    def readers(self) -> Mapping[str, list[onnx.NodeProto]]:
+        """Tensor → the nodes that read it."""
+        found: dict[str, list[onnx.NodeProto]] = {}
+        for node in self.model.graph.node:
+            for name in node.input:
+                found.setdefault(name, []).append(node)
+        return found
+
     def attributes(self, node: onnx.NodeProto) -> dict[str, Any]:
         """Attributes with the defaults of the operator filled in; strings decoded."""
         found: dict[str, Any] = {}
@@ -107,6 +116,9 @@ class Anatomy:
     def weights(self, node: onnx.NodeProto) -> dict[int, Weights]:
         """Position → constant input, for those that are floats or stand for floats."""
         found = {}
+        product = self._product(node) if node.op_type == "MatMulInteger" else None
+        if product is not None:
+            found[1] = product
         for position, name in enumerate(node.input):
             weights = self._weights(name)
             if weights is not None:
@@ -141,6 +153,31 @@ class Anatomy:
         if steps.dtype != np.int32:  # a bias: 32 bits cut nothing
             cut = np.abs(offsets) == np.abs(offsets).max(initial=0)
         return Weights(values, np.broadcast_to(_SLACK * wide / 2, values.shape), cut, False)
+
+    def _product(self, node: onnx.NodeProto) -> Weights | None:
+        """Weights of a 1×1 convolution that was lowered to a product of integers, whose scales are
+        multiplied with its sums; None where there are none such."""
+        steps = self.constants.get(node.input[1])
+        scales = self._scales_behind(node)
+        if steps is None or scales is None:
+            return None
+        offsets = numpy_helper.to_array(steps).T.astype(np.int64)[:, :, None, None]
+        wide = scales.astype(np.float64).reshape(-1, 1, 1, 1)
+        values = (offsets * wide).astype(np.float32)
+        cut = np.abs(offsets) == np.abs(offsets).max(initial=0)
+        return Weights(values, np.broadcast_to(_SLACK * wide / 2, values.shape), cut, False)
+
+    def _scales_behind(self, node: onnx.NodeProto) -> NDArray[Any] | None:
+        """The scales per channel in: sums → Cast → Mul by (scale of the input × scales)."""
+        for cast in self.readers.get(node.output[0], ()):
+            for factor in self.readers.get(cast.output[0], ()):
+                for name in factor.input if factor.op_type == "Mul" else ():
+                    both = self.writers.get(name)
+                    for part in both.input if both is not None and both.op_type == "Mul" else ():
+                        found = self._weights(part)
+                        if found is not None and found.values.ndim == 1:
+                            return found.values
+        return None
 
     def grid(self, tensor: str) -> Grid | None:
         """The grid that `tensor` was put on last; None where it was not."""

@@ -41,6 +41,13 @@ class Before:
     modules: Mapping[str, nn.Module] | None = None
 
 
+_SAME = ({"Gemm", "MatMul"}, {"Relu", "Clip"}, {"Conv", "MatMulInteger"})
+"""Operators that lowering writes for one another."""
+
+_AROUND = ("Add", "Mul", "Transpose")
+"""What a product of integers is written with, in nodes named after it (`lowering/qdq.py`)."""
+
+
 def causes(
     step: Step, after: Anatomy, nodes: Sequence[onnx.NodeProto], before: Before
 ) -> tuple[str, ...]:
@@ -59,6 +66,7 @@ def causes(
 
 
 def _structure(after: Anatomy, nodes: Sequence[onnx.NodeProto], before: Before) -> Iterator[str]:
+    products = [node.name for node in nodes if node.op_type == "MatMulInteger"]
     for node in nodes:
         known = after.nodes.get(node.name, node)
         yield from _against_module(known, after, (before.modules or {}).get(node.name))
@@ -66,7 +74,8 @@ def _structure(after: Anatomy, nodes: Sequence[onnx.NodeProto], before: Before) 
             continue
         was = before.anatomy.nodes.get(node.name)
         if was is None:
-            yield f"{node.op_type} '{node.name}' was not there before"
+            if not (node.op_type in _AROUND and node.name.startswith(tuple(products))):
+                yield f"{node.op_type} '{node.name}' was not there before"
             continue
         yield from _attributes(known, after, was, before.anatomy)
         yield from _weights(known, after, was, before.anatomy)
@@ -83,7 +92,7 @@ def _attributes(
     node: onnx.NodeProto, after: Anatomy, was: onnx.NodeProto, before: Anatomy
 ) -> Iterator[str]:
     if node.op_type != was.op_type:
-        if {node.op_type, was.op_type} not in ({"Gemm", "MatMul"}, {"Relu", "Clip"}):
+        if {node.op_type, was.op_type} not in _SAME:
             yield f"{node.op_type} where {was.op_type} was before"
         return
     now, then = after.attributes(node), before.attributes(was)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, Self
+from dataclasses import dataclass
+from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from inception_deploy.errors import DataError
 from inception_deploy.parity.distance import DistanceMeter
 
-__all__ = ["CALIBRATION_BINS", "Tally", "rounded_up"]
+__all__ = ["CALIBRATION_BINS", "Renumbered", "Tally", "rounded_up"]
 
 TOP = 5
 
@@ -39,6 +40,24 @@ def rounded_up(value: float) -> float:
     """
     (key,) = _keys(np.array([value]))
     return float(np.uint32(int(key) << 16).view(np.float32))
+
+
+@dataclass(frozen=True)
+class Renumbered:
+    """What the reference would have right if classes were numbered otherwise.
+
+    Args:
+        hits: images.
+        of_one: those of the class that has most of them; 0 where that was not counted.
+    """
+
+    hits: int
+    of_one: int
+
+    @property
+    def spread(self) -> bool:
+        """Whether several classes fit: a network that always answers the same fits one as well."""
+        return self.of_one <= 0.9 * self.hits
 
 
 class Tally:
@@ -99,11 +118,23 @@ class Tally:
         """(3, K): images of each class, how many the reference has right, how many the other."""
         return self._by_class
 
-    def relabelled(self) -> int | None:
-        """Images the reference would hit if every class were called what it takes most of its
-        images for: what is left of its accuracy when labels are numbered in another order. None
-        for more classes than `MOST_CONFUSED`."""
-        return int(self._confusion.max(axis=1).sum()) if self._confusion.size else None
+    def shifted_by(self, shift: Literal[-1, 1]) -> Renumbered:
+        """If every label were one less, or one more."""
+        hits = self.shifted[0 if shift < 0 else 1]
+        each = np.diagonal(self._confusion, shift)
+        return Renumbered(hits, int(each.max(initial=0)))
+
+    def reordered(self) -> Renumbered | None:
+        """If classes were numbered in another order: what is left of the accuracy where a class is
+        taken for another one that, of all classes, is taken for it most often. None for more
+        classes than `MOST_CONFUSED`."""
+        if not self._confusion.size:
+            return None
+        labels = np.arange(len(self._confusion))
+        said = self._confusion.argmax(axis=1)
+        paired = self._confusion.argmax(axis=0)[said] == labels
+        each = self._confusion[labels, said][paired]
+        return Renumbered(int(each.sum()), int(each.max(initial=0)))
 
     def calibration_error(self) -> tuple[float, float]:
         """Expected calibration error of both sides: mean |confidence − accuracy| over the bins,

@@ -21,6 +21,7 @@ from inception_deploy.compare import compare_bundle, reference_of_bundle
 from inception_deploy.dataset import Batch
 from inception_deploy.errors import BadInput, DataError
 from inception_deploy.gate import Bounds, GateVerdict, Timing, gate
+from inception_deploy.gate.accuracy import _labels
 from inception_deploy.gate.verdict import Check
 from inception_deploy.images import choose_images
 from inception_deploy.manifest import graph_facts
@@ -339,6 +340,30 @@ def test_labels_in_another_order(
     verdict = gate(bundle, data=data, pieces=False, reference=reference)
     assert names(verdict) == ["labels"]
     assert "numbered in another order" in verdict.reason
+
+
+@pytest.mark.parametrize("recorded", [None, 40.0])
+@pytest.mark.parametrize("shares", [(0.7, 0.3), (0.1, 0.6, 0.2, 0.1)])
+def test_a_network_that_always_says_the_same_has_its_labels(
+    shares: tuple[float, ...], recorded: float | None
+) -> None:
+    """Of unbalanced classes, one next to its answer explains many images: by chance."""
+    labels = np.repeat(np.arange(len(shares)), (np.array(shares) * 400).astype(int))
+    for answer in range(len(shares)):
+        tally = Tally(len(shares), chooses=True, labelled=True, probabilities=False)
+        outputs = np.eye(len(shares), dtype=np.float32)[np.full(400, answer)]
+        tally.add(outputs, outputs, labels)
+        assert _labels(tally, trained=True, recorded=recorded).outcome == "PASS"
+
+
+@pytest.mark.parametrize("recorded", [None, 96.0])
+def test_two_classes_in_the_other_order(recorded: float | None) -> None:
+    labels = np.arange(40) % 2
+    outputs = np.eye(2, dtype=np.float32)[1 - labels]
+    tally = Tally(2, chooses=True, labelled=True, probabilities=False)
+    tally.add(outputs, outputs, labels)
+    assert _labels(tally, trained=True, recorded=recorded).outcome == "FAIL"
+    assert _labels(tally, trained=False, recorded=None).outcome == "PASS"  # it never knew
 
 
 def test_images_that_are_merely_harder(

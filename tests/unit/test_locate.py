@@ -12,7 +12,8 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from benchmarks.faults import FAULTS
+from benchmarks.faults import FAULTS, Planted
+from benchmarks.faults.base import edited
 from benchmarks.gardens import Garden, plant
 from benchmarks.subjects import Subject
 from inception_deploy.bundle import Bundle
@@ -127,6 +128,43 @@ def test_preprocessing_is_told_from_its_inputs(gardens: dict[str, Garden], tmp_p
     assert first is not None
     assert first.stage == "preprocessing"
     assert "channels in RGB order" in first.causes
+
+
+def test_preprocessing_that_everything_agrees_on_but_the_network(
+    gardens: dict[str, Garden], tmp_path: Path
+) -> None:
+    """Manifest, graphs and golden made by the same wrong preprocessing (seed 0)."""
+    garden = gardens["fp32"]
+    bundle, _ = planted(garden, "rgb_bgr", 0, tmp_path)
+    assert not np.array_equal(bundle.golden().inputs, garden.bundle.golden().inputs)
+    first = located(garden, bundle).first
+    assert first is not None
+    assert (first.stage, first.place.block) == ("preprocessing", "input")
+    assert first.causes == ("channel_order is BGR, the network's RGB",)
+
+
+@pytest.mark.parametrize(
+    ("precision", "seed", "stage"), [("fp32", 0, "export"), ("int8", 2, "lower/int8")]
+)
+def test_a_ceiling_that_no_image_reaches_is_one_all_the_same(
+    gardens: dict[str, Garden], tmp_path: Path, precision: str, seed: int, stage: str
+) -> None:
+    garden = gardens[precision]
+    edit = edited(garden.exported)
+    node = next(edit.of_kind("Relu"))
+    node.CopyFrom(
+        helper.make_node("Clip", [*node.input, "zero", "high"], list(node.output), name=node.name)
+    )
+    limits = {"zero": 0.0, "high": 1e3}
+    edit.model.graph.initializer.extend(
+        numpy_helper.from_array(np.array(v, np.float32), k) for k, v in limits.items()
+    )
+    fault = Planted((str(node.name),), "a ceiling", reference=edit.done())
+    bundle, _ = plant(garden, fault, seed, tmp_path / "bundle")
+    first = located(garden, bundle).first
+    assert first is not None
+    assert (first.stage, first.place.node, first.measured) == (stage, node.name, None)
+    assert "other images than these may reach" in first.said
 
 
 def test_labels_off_by_one(gardens: dict[str, Garden], tmp_path: Path) -> None:
@@ -259,6 +297,26 @@ def test_weights_are_read_as_the_floats_they_stand_for(gardens: dict[str, Garden
         error = np.abs(exact.values.astype(np.float64) - rounded.values)
         assert (error <= rounded.unit).all()
         assert error.max() > 0
+
+
+def test_products_of_integers_are_the_convolutions_that_they_were(
+    tmp_path_factory: pytest.TempPathFactory, tmp_path: Path
+) -> None:
+    """InceptionNeXt's fc1: two roundings, of the input and of the weights; each weight is known."""
+    garden = Garden(Subject("inception_next_atto", tmp_path_factory.mktemp("next")), "int8")
+    assert locate(garden.bundle, reference=garden.reference).findings == ()
+    edit = edited(garden.deployed)
+    product = next(edit.of_kind("MatMulInteger"))
+    columns = edit.constant(product.input[1])
+    assert columns is not None
+    columns[:, 2] //= 2
+    edit.own_constant(product, 1, columns)
+    fault = Planted((str(product.name),), "a channel", lowered=edit.done())
+    bundle, _ = plant(garden, fault, 2, tmp_path / "bundle")
+    first = located(garden, bundle).first
+    assert first is not None
+    assert first.place.node.startswith(product.name)
+    assert first.causes[0].startswith("wrong weights: channel 2 of")
 
 
 def test_a_place_is_the_innermost_block() -> None:

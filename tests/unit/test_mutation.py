@@ -11,12 +11,15 @@ import pytest
 from click.testing import CliRunner
 
 from benchmarks.faults import FAULTS
-from benchmarks.gardens import Garden
+from benchmarks.gardens import Garden, plant
 from benchmarks.mutation import RESULTS, clean_case, main, run_case
 from benchmarks.mutation_table import Case, summary
 from benchmarks.subjects import CLASSES, SHORT, Subject, pictures, subjects
 from inception_deploy.artifact import model_digest
+from inception_deploy.compare import compare_bundle
+from inception_deploy.gate import gate
 from inception_deploy.networks import NETWORKS
+from inception_deploy.recipe import Recipe
 
 SMALL = "googlenet"
 
@@ -61,6 +64,25 @@ def test_faults_are_caught_and_located(int8: Garden, tmp_path: Path, fault: str)
     assert not case.equivalent
     assert case.caught
     assert case.right, (case.blocks, case.located)
+
+
+@pytest.mark.parametrize(
+    ("fault", "seed"), [("concat_swapped", 0), ("channel_scale", 2), ("rgb_bgr", 0), ("rgb_bgr", 2)]
+)
+def test_a_mutant_agrees_with_its_own_records(
+    int8: Garden, tmp_path: Path, fault: str, seed: int
+) -> None:
+    """As a wrong pipeline writes it: nothing is caught because records are of another bundle."""
+    planted = FAULTS.get(fault).plant(int8.site, np.random.default_rng(seed))
+    assert planted is not None
+    bundle, _ = plant(int8, planted, seed, tmp_path / "bundle")
+    verdict = gate(bundle, reference=int8.reference)
+    assert verdict.outcome == "FAIL"
+    assert not {"files", "history", "interface", "as_exported"} & {c.name for c in verdict.failed}
+    recorded = bundle.read_json("parity.json")
+    fresh = compare_bundle(bundle, data_size=Recipe.from_dict(bundle.manifest["recipe"]).data_size)
+    assert recorded["sqnr_db"] == pytest.approx(fresh.sqnr_db, abs=0.1)
+    assert recorded["golden"]["sqnr_db"] == pytest.approx(fresh.golden.sqnr_db, abs=0.1)
 
 
 def test_an_equivalent_mutant_is_recognised(int8: Garden, tmp_path: Path) -> None:

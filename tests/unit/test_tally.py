@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from inception_deploy.errors import DataError
-from inception_deploy.parity.tally import CALIBRATION_BINS, Tally, rounded_up
+from inception_deploy.parity.tally import CALIBRATION_BINS, Renumbered, Tally, rounded_up
 
 
 def outputs(images: int, classes: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -82,6 +82,47 @@ def test_labels_counted_from_one_show_in_the_shifted_hits():
     seen = tally(5)
     seen.add(want, want, np.array([1, 2, 3, 4]))
     assert (seen.correct, seen.shifted) == (0, [4, 0])
+
+
+def said(classes: int, choices: list[int] | np.ndarray, labels: list[int] | np.ndarray) -> Tally:
+    """A reference that chooses these classes of images with these labels."""
+    want = np.eye(classes, dtype=np.float32)[choices]
+    seen = tally(classes)
+    seen.add(want, want, np.asarray(labels))
+    return seen
+
+
+def test_one_off_counts_the_hits_of_all_classes_and_of_the_largest():
+    seen = said(5, [0, 0, 1, 2, 3], [1, 1, 2, 3, 4])
+    assert seen.shifted_by(-1) == Renumbered(5, 2)
+    assert seen.shifted_by(1) == Renumbered(0, 0)
+    assert seen.shifted_by(-1).spread
+
+
+def test_another_order_pairs_classes_one_to_one():
+    labels = np.repeat(np.arange(4), 5)
+    order = np.array([2, 0, 3, 1])
+    choices = order[labels]
+    choices[0] = 0  # an error, as any network makes them
+    found = said(4, choices, labels).reordered()
+    assert found == Renumbered(19, 5)
+    assert found.spread
+
+
+@pytest.mark.parametrize("classes", [2, 6])
+def test_one_answer_for_all_images_is_no_other_order(classes):
+    rng = np.random.default_rng(0)
+    labels = rng.choice(classes, 200, p=np.arange(classes, 0, -1) * 2 / (classes * (classes + 1)))
+    seen = said(classes, np.full(200, classes - 1), labels)
+    assert not seen.reordered().spread
+    assert not seen.shifted_by(1).spread
+
+
+def test_more_classes_than_are_counted_have_no_other_order(monkeypatch):
+    monkeypatch.setattr("inception_deploy.parity.tally.MOST_CONFUSED", 3)
+    seen = said(4, [0, 1, 2], [1, 2, 3])
+    assert seen.reordered() is None
+    assert seen.shifted_by(-1) == Renumbered(3, 0)
 
 
 @pytest.mark.parametrize("labelled", [False, True])
