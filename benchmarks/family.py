@@ -49,6 +49,7 @@ from inception_deploy.parity import LabelledBatch, ParityReport, Predictor, comp
 from inception_deploy.pipeline import deploy, reference_of
 from inception_deploy.random_weights import random_network
 from inception_deploy.recipe import Recipe
+from inception_deploy.throughput.macs import macs_per_node
 from inception_deploy.trials import torch_predictor
 from inception_deploy.verify import verify
 
@@ -64,7 +65,6 @@ __all__ = [
     "in_a_process",
     "main",
     "measure",
-    "multiply_adds",
 ]
 
 RESULTS = Path(__file__).parent / "results" / "family.json"
@@ -186,21 +186,6 @@ def choices(
     )
 
 
-def multiply_adds(model: onnx.ModelProto) -> int:
-    """Of the convolutions and linear layers of an exported graph, for one image."""
-    graph = model.graph
-    shapes = {
-        value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim]
-        for value in (*graph.value_info, *graph.output)
-    }
-    weights = {tensor.name: math.prod(tensor.dims) for tensor in graph.initializer}
-    return sum(
-        weights[node.input[1]] * math.prod(shapes[node.output[0]][2:])
-        for node in graph.node
-        if node.op_type in ("Conv", "Gemm", "MatMul")
-    )
-
-
 def measure(name: str, size: int | None = None) -> Row:
     """Take the network through the whole way, twice.
 
@@ -221,7 +206,7 @@ def measure(name: str, size: int | None = None) -> Row:
         plain = deploy(recipe, Path(folder) / "fp32")
         parity = plain.read_json("parity.json")
         worst = max(parity["blocks"], key=lambda block: _known(block["max_rel_error"]))
-        macs = multiply_adds(onnx.load(plain.reference))
+        macs = sum(macs_per_node(onnx.load(plain.reference)).values())
         gc.collect()
         half, fp16 = _half(spec, recipe, Path(folder))
         lowered = half.manifest["stages"][-1]

@@ -20,6 +20,7 @@ from inception_deploy.artifact import Artifact
 from inception_deploy.fuse import fuse
 from inception_deploy.fusions import FUSIONS, Phase
 from inception_deploy.networks import NETWORKS
+from inception_deploy.throughput.macs import macs_per_node
 
 __all__ = ["GOLDEN", "counts", "folded", "multiply_adds", "rewritten"]
 
@@ -60,18 +61,13 @@ def multiply_adds(model: onnx.ModelProto) -> int:
     An average pool counts as the depthwise convolution it is.
     """
     graph = model.graph
-    known = (*graph.value_info, *graph.output)
-    shapes = {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in known}
-    sizes = {tensor.name: math.prod(tensor.dims) for tensor in graph.initializer}
-    total = 0
+    shapes = {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in graph.value_info}
+    pools = 0
     for node in graph.node:
-        places = math.prod(shapes[node.output[0]][2:])
-        if node.op_type in ("Conv", "Gemm", "MatMul"):
-            total += sizes[node.input[1]] * places
-        elif node.op_type == "AveragePool":
+        if node.op_type == "AveragePool":
             window = next(a.ints for a in node.attribute if a.name == "kernel_shape")
-            total += shapes[node.output[0]][1] * math.prod(window) * places
-    return total
+            pools += math.prod(shapes[node.output[0]][1:]) * math.prod(window)
+    return sum(macs_per_node(model).values()) + pools
 
 
 def main() -> None:

@@ -36,10 +36,13 @@ def macs_per_node(model: onnx.ModelProto) -> dict[str, int]:
         if weight is None or output is None:
             continue
         if node.op_type == "Conv":
-            found[node.name] = math.prod(output) * math.prod(weight[1:])
+            work = math.prod(output) * math.prod(weight[1:])
         elif node.op_type == "Gemm":
             transposed = any(a.name == "transB" and a.i for a in node.attribute)
-            found[node.name] = math.prod(output) * weight[1 if transposed else 0]
+            work = math.prod(output) * weight[1 if transposed else 0]
         elif node.op_type == "MatMul":
-            found[node.name] = math.prod(output) * weight[0]
+            work = math.prod(output) * weight[0]
+        else:
+            continue
+        found[node.name] = found.get(node.name, 0) + work  # nodes without a name share ""
     return found

@@ -19,7 +19,6 @@ from benchmarks.family import (
     centre_classifier,
     choices,
     measure,
-    multiply_adds,
 )
 from inception_deploy.artifact import FloatArray
 from inception_deploy.dataset import Batch
@@ -70,12 +69,6 @@ def test_only_near_ties_may_change_the_first_choice() -> None:
     assert (found.images, found.classes, found.agreeing) == (5, 3, 3)
     assert (found.near_ties, found.clear_disagreeing) == (2, 1)
     assert found.error == pytest.approx(3 / 4, abs=1e-6)
-
-
-def test_multiply_adds_are_those_of_convolutions_and_linear_layers() -> None:
-    body = "a = Conv(input, w)\n r = Relu(a)\n p = GlobalAveragePool(r)\n f = Flatten(p)\n"
-    model = build(body + "output = Gemm(f, v)", {"w": (5, 4, 3, 3), "v": (5, 7)})
-    assert multiply_adds(model) == 5 * 4 * 9 * 16 + 5 * 7
 
 
 def test_centred_logits_have_no_mean() -> None:
