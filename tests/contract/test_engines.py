@@ -44,9 +44,10 @@ def test_availability_says_what_is_there_or_how_to_get_it(name: str) -> None:
             ENGINES.get(name).session(GRAPH).load()
     else:
         assert available.remedy
-        assert available.remedy.startswith("pip install")
-        with pytest.raises(MissingDependency, match="pip install"):
-            ENGINES.get(name).session(GRAPH)
+        assert available.remedy.startswith(("pip install", "apt-get install"))
+        if ENGINES.get(name).takes_graphs:
+            with pytest.raises(MissingDependency, match="pip install"):
+                ENGINES.get(name).session(GRAPH)
 
 
 def test_specs_come_from_the_graph(engine: Engine) -> None:
