@@ -161,8 +161,9 @@ def test_lower_precisions_round_as_they_should(precision: str, digits: int, tmp_
 
 
 @compiles
-@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
-def test_pixels_are_normalised_in_front(layout: Layout, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("layout", "largest"), [("NCHW", 1), ("NHWC", LARGEST)])
+def test_pixels_are_normalised_in_front(layout: Layout, largest: int, tmp_path: Path) -> None:
+    """Also where the batch is a constant one, and three images are run one by one."""
     preprocessing = Preprocessing(
         size=10,
         resize=10,
@@ -176,18 +177,10 @@ def test_pixels_are_normalised_in_front(layout: Layout, tmp_path: Path) -> None:
     given = pixels if layout == "NHWC" else np.ascontiguousarray(np.moveaxis(pixels, -1, 1))
     network = Network(MODULE, "fp32", given, PixelFront(preprocessing, layout))
     wanted = expected(preprocessing.normalise(pixels))
-    with opened(package(tmp_path, network)) as session:
+    with opened(package(tmp_path, network, largest)) as session:
         assert session.inputs[0].dtype == np.uint8
         found = session.run(given)
     assert np.abs(found - wanted).max() <= 1e-5 * np.abs(wanted).max()
-
-
-@compiles
-def test_one_image_at_a_time(tmp_path: Path) -> None:
-    path = package(tmp_path, Network(MODULE, "fp32", images(2)), maximum=1)
-    with opened(path) as session:
-        found = session.run(images(3))
-    assert np.abs(found - expected(images(3))).max() <= 1e-5 * np.abs(found).max()
 
 
 @compiles
