@@ -136,7 +136,7 @@ def row_of(network: str, precision: str, calibration_size: int) -> dict[str, Any
     return {
         "network": network,
         "precision": precision,
-        "calibration_images": calibration_size if precision == "int8" else None,
+        "calibration_images": None if precision == "fp32" else calibration_size,
         "seconds": round(seconds, 2),
         "steps": {name: round(spent, 2) for name, spent in steps.items()},
         "peak_rss_mb": told["peak_rss_mb"],
@@ -186,7 +186,7 @@ def main(
     rows = kept_rows(stored, now)
     for network in networks or tuple(spec.name for spec in NETWORKS):
         for precision in precisions or PRECISIONS:
-            images = calibration_size if precision == "int8" else None
+            images = None if precision == "fp32" else calibration_size
             key = (network, precision, images)
             if not again and any(_key(row) == key for row in rows):
                 click.echo(f"{network} {precision}: done before")
