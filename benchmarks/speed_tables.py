@@ -56,8 +56,9 @@ def sweep_table(facts: Mapping[str, Any]) -> str:
 
 def export_time_table(facts: Mapping[str, Any]) -> str:
     """Seconds by step, and the most memory."""
-    steps = list(dict.fromkeys(name for row in facts["rows"] for name in row["steps"]))
-    steps = [name for name in steps if name != "rest"] + ["rest"]
+    # the longest row has them in processing order
+    longest = sorted((row["steps"] for row in facts["rows"]), key=len, reverse=True)
+    steps = list(dict.fromkeys(name for row in longest for name in row))
     lines = [
         f"| network | seconds | {' | '.join(steps)} | peak memory |",
         "|---|" + "---:|" * (len(steps) + 2),
