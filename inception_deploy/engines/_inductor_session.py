@@ -55,16 +55,14 @@ class InductorSession(Session):
 
         Raises:
             BadInput: the file is missing, is not the recorded one, or is no package.
-            MissingDependency: it was compiled for a GPU, and there is none.
-            StageError: it was compiled by another PyTorch or for another device.
+            MissingDependency: it was compiled by another PyTorch, or for another CPU or GPU.
+            StageError: PyTorch does not load it.
         """
         content = read_recorded(self._path, self._sha256)
         package, place = Package.read(content, self._path), here()
         misfit = package.place.misfit(place)
         if misfit is not None:
-            absent = package.place.device == "cuda" != place.device
-            kind = MissingDependency if absent else StageError
-            raise kind(f"{self._path} {misfit}; export the bundle again here")
+            raise MissingDependency(f"{self._path} {misfit}; export the bundle again here")
         self._model = _loaded(content, self._path, alone=place.device == "cuda")
         self._largest = package.largest
         self.device = place.device.upper()
