@@ -49,7 +49,8 @@ def open_deployed(bundle: Bundle, *, threads: int | None = None) -> Session:
     facts = bundle.manifest.get("engine")
     files: tuple[Path, ...] = ()
     if facts is not None:
-        files = (bundle.checked(facts["file"]),)
+        names = (facts["file"], *facts.get("others", ()))
+        files = tuple(bundle.checked(name) for name in names)
     digest = None if facts is None else str(facts["sha256"])
     return deployed_session(
         bundle.manifest["target"], bundle.model, Compiled(files), digest, threads=threads

@@ -22,6 +22,7 @@ from google.protobuf.message import DecodeError
 
 from inception_deploy.build_options import BatchProfile, BuildOptions
 from inception_deploy.engines._executed import by_node
+from inception_deploy.engines._recorded import exported_with, read_recorded
 from inception_deploy.engines.base import (
     Array,
     Availability,
@@ -78,15 +79,26 @@ class OpenvinoSession(Session):
     """A graph compiled by OpenVINO: an ONNX file, its bytes, or OpenVINO's own .xml beside a .bin.
 
     OpenVINO knows no names of free dimensions. They come from the ONNX graph; those of an .xml file
-    are called `batch` in the first place and `?` in others.
+    are called `batch` in the first place and `?` in others, unless the ONNX file that it was made
+    of is there to tell.
+
+    Args:
+        source: that file.
     """
 
     name = "openvino"
 
     def __init__(
-        self, model: Path | bytes, *, threads: int | None, optimise: bool, options: Options
+        self,
+        model: Path | bytes,
+        *,
+        threads: int | None,
+        optimise: bool,
+        options: Options,
+        source: Path | None = None,
     ) -> None:
         self._model = model
+        self._source = source
         self._config = _config(threads, optimise, options)
         self._proto: onnx.ModelProto | None = None
         self._network: Any = None
@@ -103,6 +115,9 @@ class OpenvinoSession(Session):
         """
         ov = _library()
         self._proto = _outline(self._model)
+        own = self._proto is None
+        if self._source is not None:
+            self._proto = _outline(self._source)
         source = self._model if isinstance(self._model, bytes) else str(self._model)
         try:
             weights = [b""] if isinstance(source, bytes) else []
@@ -110,7 +125,7 @@ class OpenvinoSession(Session):
             inputs = tuple(_spec(port) for port in self._network.inputs)
             outputs = tuple(_spec(port) for port in self._network.outputs)
         except RuntimeError as error:
-            if self._proto is None:
+            if own:
                 raise BadInput(
                     f"{self._where} is not an OpenVINO model ({_reason(error)}); save it again"
                 ) from error
@@ -260,15 +275,23 @@ class Openvino(Engine):
         optimise: bool = True,
         options: Options | None = None,
     ) -> OpenvinoSession:
-        """As the base class says; `model` may also be an .xml file with its .bin beside it.
+        """As the base class says; `model` may also be an .xml file with its .bin beside it. The
+        model of a bundle is run from the files that were exported with it.
 
         `optimise=False` computes what stands between quantisers in float32 and compiles no fused
         kernels of element-wise chains. OpenVINO still folds constants and joins operators with the
         activation behind them; it has no mode without that.
         """
         _library()
+        options = options or Options()
+        source = None
+        exported = exported_with(model) if optimise else None
+        if exported is not None:
+            assert isinstance(model, Path)
+            read_recorded(*exported)
+            source, model = model, exported[0]
         return OpenvinoSession(
-            model, threads=threads, optimise=optimise, options=options or Options()
+            model, threads=threads, optimise=optimise, options=options, source=source
         )
 
     def compiled(

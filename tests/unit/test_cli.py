@@ -8,12 +8,14 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from command_line import Outcome, invoked
 from PIL import Image
 
 from inception_deploy.cli.main import main
@@ -22,27 +24,9 @@ SMALL = ["--weights", "random:0", "--num-classes", "5", "--image-size", "64", "-
 FEW = ["--data-size", "16", "--calibration-size", "8"]
 
 
-class Outcome:
-    """Exit code and what was printed."""
-
-    def __init__(self, code: int, out: str, err: str) -> None:
-        self.code, self.out, self.err = code, out, err
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-
 @pytest.fixture
 def run(capfd: pytest.CaptureFixture[str]) -> Any:
-    def run(*arguments: str | Path) -> Outcome:
-        with pytest.raises(SystemExit) as stop:
-            main([str(a) for a in arguments])
-        captured = capfd.readouterr()
-        assert isinstance(stop.value.code, int)
-        return Outcome(stop.value.code, captured.out, captured.err)
-
-    return run
+    return partial(invoked, capfd)
 
 
 @pytest.fixture(scope="module")
