@@ -48,7 +48,8 @@ def sweep_table(facts: Mapping[str, Any]) -> str:
             for engine, precision in keys:
                 found = medians.get((engine, precision, batch))
                 ratio = ratios.get((f"{engine}:{precision}", batch))
-                said = "–" if found is None else f"{found['median_ms']:.1f} ms"
+                missing = "refused" if f"{engine}:{precision}" in row.get("refused", {}) else "–"
+                said = missing if found is None else f"{found['median_ms']:.1f} ms"
                 cells.append(said if ratio is None else f"{said} ({ratio:.2f}×)")
             lines.append(f"| {row['network']}, {batch} | " + " | ".join(cells) + " |")
     return "\n".join([*lines, "", _where(facts)]) + "\n"

@@ -26,7 +26,7 @@ from benchmarks.native import CACHE, kept_rows, noise_images, provenance
 from inception_deploy.bundle import Bundle
 from inception_deploy.deployed import open_deployed
 from inception_deploy.engines import ENGINES
-from inception_deploy.errors import InceptionDeployError
+from inception_deploy.errors import InceptionDeployError, StageError
 from inception_deploy.networks import NETWORKS
 from inception_deploy.pipeline import deploy, reference_of
 from inception_deploy.recipe import PrecisionName, Recipe, TargetName, serves
@@ -44,9 +44,16 @@ IMAGES = 16
 """For calibration; ranges decide on accuracy, not on speed."""
 
 
-def prepare(network: str, folder: Path, precisions: Sequence[PrecisionName]) -> dict[str, Path]:
-    """The bundles of a network, made where they are missing: "engine:precision" → directory."""
-    found = {}
+def prepare(
+    network: str, folder: Path, precisions: Sequence[PrecisionName]
+) -> tuple[dict[str, Path], dict[str, str]]:
+    """The bundles of a network, made where they are missing.
+
+    Returns:
+        "engine:precision" → directory; and, for those whose export was refused, what it said. That
+        is kept in the folder, too.
+    """
+    found, refused = {}, {}
     images = folder / "images.npz"
     for target in TARGETS:
         if target.name not in get_args(TargetName):
@@ -56,7 +63,11 @@ def prepare(network: str, folder: Path, precisions: Sequence[PrecisionName]) -> 
         for precision in precisions:
             if not serves(target.name, precision):
                 continue
-            path = folder / f"{target.name}-{precision}"
+            key, path = f"{target.engine}:{precision}", folder / f"{target.name}-{precision}"
+            said = path.with_suffix(".txt")
+            if said.exists():
+                refused[key] = said.read_text(encoding="utf-8")
+                continue
             if not path.exists():
                 recipe = Recipe(
                     network=network,
@@ -72,9 +83,14 @@ def prepare(network: str, folder: Path, precisions: Sequence[PrecisionName]) -> 
                 if not images.exists():
                     preprocessing = reference_of(recipe).preprocessing
                     np.savez(images, input=noise_images(preprocessing, IMAGES))
-                deploy(recipe, path)
-            found[f"{target.engine}:{precision}"] = path
-    return found
+                try:
+                    deploy(recipe, path)
+                except StageError as error:
+                    said.write_text(str(error), encoding="utf-8")
+                    refused[key] = str(error)
+                    continue
+            found[key] = path
+    return found, refused
 
 
 def row_of(network: str, bundles: Mapping[str, Path], seconds: float) -> dict[str, Any]:
@@ -167,10 +183,12 @@ def main(
         folder = bundles / network
         folder.mkdir(parents=True, exist_ok=True)
         try:
-            made = prepare(network, folder, precisions or PRECISIONS)
+            made, refused = prepare(network, folder, precisions or PRECISIONS)
+            for key, said in refused.items():
+                click.echo(f"{network} {key}: {said}", err=True)
             if only_prepare:
                 continue
-            row = row_of(network, made, seconds)
+            row = {**row_of(network, made, seconds), "refused": refused}
         except InceptionDeployError as error:
             raise click.ClickException(f"{network}: {error}") from error
         rows = [*(r for r in rows if r["network"] != network), row]

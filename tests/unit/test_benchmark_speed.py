@@ -15,6 +15,8 @@ from benchmarks.export_time import STEPS, Stopwatch, step_of
 from benchmarks.harness import GOALS, summary
 from benchmarks.native import provenance
 from benchmarks.speed_tables import export_time_table, harness_table, sweep_table
+from inception_deploy.errors import StageError
+from inception_deploy.recipe import Recipe
 
 PLACE = {
     "machine": {"cores": 2, "cpu": "CPU", "isa": ["avx2"]},
@@ -68,7 +70,9 @@ def test_the_tables_say_what_the_files_say() -> None:
         "figures": [figure("ort", "fp32", 1, 10.04), figure("ort", "int8", 1, 2.5)],
         "ratios": [{"batch": 1, "of": "ort:int8", "to": "ort:fp32", "ratio": 4.016}],
     }
-    table = sweep_table({**PLACE, "rows": [row]})
+    fp32 = {**row, "network": "xception", "figures": [figure("ort", "fp32", 8, 7.0)]}
+    table = sweep_table({**PLACE, "rows": [row, {**fp32, "refused": {"ort:int8": "too far off"}}]})
+    assert "| xception, 8 | 7.0 ms | refused |" in table
     assert "| network, batch | ort fp32 | ort int8 |" in table
     assert "| googlenet, 1 | 10.0 ms | 2.5 ms (4.02×) |" in table
     assert "On 2 cores of an CPU (avx2); torch 2, onnxruntime 1." in table
@@ -111,7 +115,7 @@ def swept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
         taken.append(network)
         return {"network": network, "figures": [], "ratios": []}
 
-    monkeypatch.setattr(sweep, "prepare", lambda *_: {})
+    monkeypatch.setattr(sweep, "prepare", lambda *_: ({}, {"ort:fp16": "too far off"}))
     monkeypatch.setattr(sweep, "row_of", row)
     results = tmp_path / "sweep.json"
 
@@ -135,6 +139,29 @@ def test_a_sweep_goes_on_where_it_was_stopped(swept: Any) -> None:
     assert swept("googlenet") == ["googlenet"]  # named: measured anew
     rows = json.loads(swept.results.read_text())["rows"]
     assert len({row["network"] for row in rows}) == len(rows) == len(rest) + 2
+    assert all(row["refused"] == {"ort:fp16": "too far off"} for row in rows)
+
+
+def test_what_an_export_refuses_is_kept_and_not_tried_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    tried = []
+
+    def deploy(recipe: Recipe, path: Path) -> None:
+        tried.append(path.name)
+        if recipe.precision == "fp16":
+            raise StageError("too far off")
+        path.mkdir()
+
+    monkeypatch.setattr(sweep, "deploy", deploy)
+    (tmp_path / "images.npz").touch()
+    found, refused = sweep.prepare("googlenet", tmp_path, ("fp32", "fp16"))
+    assert found["onnxruntime:fp32"] == tmp_path / "onnxruntime-fp32"
+    assert refused["onnxruntime:fp16"] == "too far off"
+    assert "onnxruntime:fp16" not in found
+    times = len(tried)
+    assert sweep.prepare("googlenet", tmp_path, ("fp32", "fp16")) == (found, refused)
+    assert len(tried) == times
 
 
 def test_rows_of_another_machine_are_not_kept(swept: Any) -> None:
