@@ -10,13 +10,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from inception_deploy.errors import BadInput
 from inception_deploy.gate import Baseline, Bounds, load_baseline
-from inception_deploy.gate.baseline import difference_interval
+from inception_deploy.gate.baseline import _wilson, difference_interval
 from inception_deploy.gate.speed import of_speed
 from inception_deploy.machine import describe
 from inception_deploy.parity import DataFacts, Flips, ParityReport
+from inception_deploy.parity.paired import Z95
 from inception_deploy.throughput import Ratio, Row, ThroughputReport
 from inception_deploy.throughput.latency import summarise
 
@@ -176,6 +178,12 @@ def test_difference_of_the_published_examples(
     counts: tuple[int, int, int, int], interval: tuple[float, float]
 ) -> None:
     assert difference_interval(*counts) == pytest.approx(interval, abs=1e-4)
+
+
+@pytest.mark.parametrize(("hits", "images"), [(0, 7), (3, 40), (40, 40), (955, 1000)])
+def test_a_proportion_has_scipys_wilson_interval(hits: int, images: int) -> None:
+    want = stats.binomtest(hits, images).proportion_ci(0.95, method="wilson")
+    assert _wilson(hits, images, Z95) == pytest.approx((want.low, want.high), abs=1e-12)
 
 
 # ---------------------------------------------------------------- speed
