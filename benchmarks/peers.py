@@ -9,9 +9,9 @@ Ours is the bundle that `inception-deploy export NETWORK --int8` writes, one per
 works here. The peers quantise the bundle's `reference.onnx`, the plain export, with the same
 calibration images: onnxruntime.quantization.quantize_static, per channel, QDQ, uint8 activations
 and int8 weights, after quant_pre_process; and nncf.quantize with the preset MIXED, run by OpenVINO.
-The plain export on ONNX Runtime is there for scale; so is PyTorch itself, eager with channels-last
-activations, and compiled ahead of time by AOTInductor in FP32 and, on a CPU with such instructions,
-in BF16.
+For scale there are the plain export on ONNX Runtime and OpenVINO, and PyTorch itself, eager with
+channels-last activations and compiled ahead of time by AOTInductor; on a CPU with the instructions
+for it, OpenVINO and AOTInductor also in bfloat16.
 
 For TensorRT there is no GPU to be fast on, so only SQNR is compared: the graph of our placement and
 those of nvidia-modelopt (`modelopt.onnx.quantization.quantize`, int8, max and entropy), both run by
@@ -28,10 +28,10 @@ import importlib
 import importlib.metadata
 import importlib.util
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeVar
 
 import click
 import numpy as np
@@ -48,7 +48,8 @@ from benchmarks.native import (
 )
 from inception_deploy.artifact import FloatArray
 from inception_deploy.build_options import BuildOptions
-from inception_deploy.engines import ENGINES
+from inception_deploy.engines import ENGINES, Session
+from inception_deploy.engines.openvino import Openvino, Options
 from inception_deploy.errors import InceptionDeployError
 from inception_deploy.images import plan_images
 from inception_deploy.machine import describe
@@ -84,6 +85,12 @@ MODELOPT: Mapping[str, str] = {
 EAGER = "torch:eager"
 INDUCTOR: Mapping[PrecisionName, str] = {"fp32": "torch:inductor", "bf16": "torch:inductor-bf16"}
 
+OPENVINO_FLOATS: Mapping[str, Literal["f32", "bf16"]] = {
+    "openvino:fp32": "f32",
+    "openvino:bf16": "bf16",
+}
+"""Key → what OpenVINO computes the plain export in; left alone it takes the faster one."""
+
 GOAL = {"onnxruntime": 1.3, "openvino": 1.05}
 """Geometric mean of the ratio to the peer on the same engine that we want at least."""
 
@@ -94,6 +101,8 @@ _SAME_ENGINE = {"onnxruntime": (STOCK,), "openvino": (NNCF,), "tensorrt": tuple(
 """Engine → its peers. The best of them counts for SQNR, the first for speed."""
 
 _NEVER_TIMED = "tensorrt:"
+
+K = TypeVar("K", bound=str)
 
 Files = dict[str, tuple[str, Path]]
 """Key of a candidate → the engine and the file."""
@@ -182,7 +191,10 @@ def candidates(folder: Path) -> Files:
         found[name] = ("onnxruntime", folder / file)
     found[STOCK] = ("onnxruntime", folder / "quantize_static.onnx")
     found[NNCF] = ("openvino", folder / "nncf.xml")
-    found[FLOAT] = ("onnxruntime", folder / "ours-onnxruntime" / "reference.onnx")
+    plain = folder / "ours-onnxruntime" / "reference.onnx"
+    found[FLOAT] = ("onnxruntime", plain)
+    if ENGINES.get("openvino").availability().ok:
+        found |= dict.fromkeys(_fast(OPENVINO_FLOATS), ("openvino", plain))
     return {key: value for key, value in found.items() if value[1].exists()}
 
 
@@ -190,8 +202,21 @@ def _compiled_precisions() -> list[PrecisionName]:
     """Those of `INDUCTOR` that run here as fast as they can."""
     if not ENGINES.get("torch-inductor").availability().ok:
         return []
-    fast = {"avx512_bf16", "amx_bf16", "bf16"} & set(describe().isa)
-    return list(INDUCTOR) if fast else ["fp32"]
+    return _fast(INDUCTOR)
+
+
+def _fast(keys: Iterable[K]) -> list[K]:
+    """`keys`, without those in bfloat16 where the CPU has no instructions for it."""
+    bf16 = {"avx512_bf16", "amx_bf16", "bf16"} & set(describe().isa)
+    return [key for key in keys if bf16 or not key.endswith("bf16")]
+
+
+def _open(key: str, engine: str, file: Path) -> Session:
+    """The candidate's session, not loaded yet."""
+    if key in OPENVINO_FLOATS:
+        options = Options(precision=OPENVINO_FLOATS[key])
+        return Openvino().session(file, options=options)
+    return ENGINES.get(engine).session(file)
 
 
 def _eager(recipe: Recipe) -> Callable[[FloatArray], FloatArray]:
@@ -280,7 +305,7 @@ def measured(recipe: Recipe, folder: Path, seconds: float) -> dict[str, Any]:
         row["top1"] = {"pytorch": _top1(data["logits"], data["labels"])}
     with ExitStack() as stack:
         running: dict[str, Callable[[FloatArray], FloatArray]] = {
-            key: stack.enter_context(ENGINES.get(engine).session(file)).run
+            key: stack.enter_context(_open(key, engine, file)).run
             for key, (engine, file) in files.items()
         }
         running[EAGER] = _eager(recipe)
@@ -319,7 +344,12 @@ def measured(recipe: Recipe, folder: Path, seconds: float) -> dict[str, Any]:
 
 def _candidate(key: str, run: Callable[[FloatArray], FloatArray]) -> Candidate:
     engine, _, graph = key.partition(":")
-    floats = {FLOAT: "fp32", EAGER: "fp32", **{key: name for name, key in INDUCTOR.items()}}
+    floats: dict[str, str] = {
+        FLOAT: "fp32",
+        EAGER: "fp32",
+        **{key: name for name, key in INDUCTOR.items()},
+    }
+    floats |= {key: key.partition(":")[2] for key in OPENVINO_FLOATS}
     return Candidate(engine, graph, floats.get(key, "int8"), run)
 
 
