@@ -125,11 +125,13 @@ def weights_explain(node: onnx.NodeProto, anatomy: Anatomy, given: Array) -> flo
         given: what the node reads, float32 (N, C, …).
     """
     weights = anatomy.weights(node).get(1)
-    if weights is None or node.op_type not in ("Conv", "Gemm", "MatMul"):
+    if weights is None or node.op_type not in ("Conv", "Gemm", "MatMul", "MatMulInteger"):
         return 0.0
     variance = torch.from_numpy(np.square(weights.unit) / 3)
     squares = torch.from_numpy(np.square(given.astype(np.float64)))
-    if node.op_type != "Conv":
+    if node.op_type == "MatMulInteger":  # a 1×1 convolution, and read as one
+        found = torch.nn.functional.conv2d(squares, variance)
+    elif node.op_type != "Conv":
         found = squares @ variance.T
     else:
         attributes = anatomy.attributes(node)

@@ -204,6 +204,8 @@ class _Examination:
         for node in steps:
             written = self.anatomy.nodes.get(node.name)
             given = [step.read[name] for name in node.input if name in step.read]
+            if node.op_type == "MatMulInteger":  # of integers, on their way turned and quantised
+                given = list(step.read.values())
             if written is not None and len(given) == 1:
                 explained = weights_explain(written, self.anatomy, given[0])
                 if explained:
