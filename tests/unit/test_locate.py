@@ -22,7 +22,7 @@ from inception_deploy.engines.onnxruntime import OnnxRuntime
 from inception_deploy.errors import BadInput
 from inception_deploy.locate import LocateReport, Place, locate
 from inception_deploy.locate import walk as walking
-from inception_deploy.locate.allowance import FLOAT32, allowance, cut_off
+from inception_deploy.locate.allowance import FLOAT32, allowance, cut_off, weights_explain
 from inception_deploy.locate.anatomy import Anatomy, Grid
 from inception_deploy.locate.cutting import CutGraph, shared_tensors
 from inception_deploy.locate.truth import GraphTruth
@@ -309,6 +309,12 @@ def test_products_of_integers_are_the_convolutions_that_they_were(
     product = next(edit.of_kind("MatMulInteger"))
     columns = edit.constant(product.input[1])
     assert columns is not None
+    # where products cancel, as in any convolution: eight standard deviations of x·u/√3
+    anatomy = Anatomy(garden.deployed)
+    unit = anatomy.weights(product)[1].unit
+    given = np.ones((1, columns.shape[0], 1, 1), np.float32)
+    expected = 8 * np.sqrt((np.square(unit) / 3).sum(axis=1).max())
+    assert weights_explain(product, anatomy, given) == pytest.approx(expected)
     columns[:, 2] //= 2
     edit.own_constant(product, 1, columns)
     fault = Planted((str(product.name),), "a channel", lowered=edit.done())
