@@ -3,6 +3,7 @@
     python -m benchmarks.mutation                     everything → results/mutation.json
     python -m benchmarks.mutation --network xception  one network (more than one may be named)
     python -m benchmarks.mutation --fault ceil_mode   one kind of fault
+    python -m benchmarks.mutation --page docs/mutation.md       the results as a page
 
 For every network of the family, and the trained ones of the package, correct small bundles are made
 (`benchmarks/subjects.py`). Then one fault at a time is planted (`benchmarks/faults/`), and the gate
@@ -12,9 +13,9 @@ its own as soon as it is done, so that a run can be stopped and taken up again.
 How a fault is planted. Seeds 0, 1 and 2 take a bundle in FP32, FP16 and INT8. A fault of the graph
 is put into the exported graph, which then goes through the same rewrites and the same lowering as
 the correct one. With seed 0 the bundle's reference.onnx has it too (the export went wrong), with
-the others only model.onnx has (a rewrite went wrong). A wrong preprocessing is in the manifest and in
-the graphs' metadata; with seed 0 the golden was recorded with it as well. Faults of one precision
-take that one with every seed.
+the others only model.onnx has (a rewrite went wrong). A wrong preprocessing is in the manifest and
+in the graphs' metadata; with seed 0 the golden was recorded with it as well. Faults of one
+precision take that one with every seed.
 
 A wrong pipeline writes consistent records. So hashes, digests of stages, facts of graphs and
 parity.json are written anew, as the export of the faulty graph itself would have written them:
@@ -42,7 +43,16 @@ import numpy as np
 
 from benchmarks.faults import FAULTS, Fault, Planted
 from benchmarks.gardens import Garden, plant
-from benchmarks.mutation_table import PRECISION_OF_SEED, SEEDS, Case, append, read, summary, write
+from benchmarks.mutation_table import (
+    PRECISION_OF_SEED,
+    SEEDS,
+    Case,
+    append,
+    page,
+    read,
+    summary,
+    write,
+)
 from benchmarks.subjects import Subject, subjects
 from inception_deploy.bundle import Bundle
 from inception_deploy.engines import ENGINES
@@ -253,10 +263,21 @@ def clean_case(garden: Garden, run: int, folder: Path) -> Case:
 @click.option("--folder", type=click.Path(path_type=Path), default=Path("build/mutation"))
 @click.option("--out", type=click.Path(path_type=Path), default=RESULTS, show_default=True)
 @click.option("--tabulate", is_flag=True, help="Run nothing; write the table of what there is.")
+@click.option(
+    "--page", "markdown", type=click.Path(path_type=Path), help="Run nothing; write --out as text."
+)
 def main(
-    networks: tuple[str, ...], names: tuple[str, ...], folder: Path, out: Path, tabulate: bool
+    networks: tuple[str, ...],
+    names: tuple[str, ...],
+    folder: Path,
+    out: Path,
+    tabulate: bool,
+    markdown: Path | None,
 ) -> None:
     """Plant every fault in every network, and write who noticed."""
+    if markdown is not None:
+        markdown.write_text(page(json.loads(out.read_text(encoding="utf-8"))), encoding="utf-8")
+        return
     folder.mkdir(parents=True, exist_ok=True)
     state = folder / "cases.jsonl"
     known = read(state)
