@@ -84,6 +84,7 @@ def test_a_mutant_agrees_with_its_own_records(
     recorded = bundle.read_json("parity.json")
     fresh = compare_bundle(bundle, data_size=Recipe.from_dict(bundle.manifest["recipe"]).data_size)
     assert recorded["sqnr_db"] == pytest.approx(fresh.sqnr_db, abs=0.1)
+    assert fresh.golden is not None
     assert recorded["golden"]["sqnr_db"] == pytest.approx(fresh.golden.sqnr_db, abs=0.1)
 
 
