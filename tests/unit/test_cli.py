@@ -334,7 +334,9 @@ def test_full_disk_leaves_nothing(
 
 def test_interrupt_leaves_nothing(tmp_path: Path) -> None:
     output = tmp_path / "b"
-    code = "from inception_deploy.cli.main import main; main()"
+    # a shell's background jobs ignore interrupts, and hand that on to their children
+    heeds = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    code = f"{heeds}; from inception_deploy.cli.main import main; main()"
     arguments = ["export", "googlenet", "--weights", "random:0", "--image-size", "96"]
     process = subprocess.Popen(
         [sys.executable, "-c", code, *arguments, "-o", str(output)],
