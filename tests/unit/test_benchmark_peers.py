@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from benchmarks.native import cycled, geometric_mean, kept_rows, noise_images
-from benchmarks.peers import MODELOPT, STOCK, summary
+from benchmarks.peer_graphs import MODELOPT, STOCK
+from benchmarks.peers import summary
 from inception_deploy.networks import NETWORKS
 
 
