@@ -103,7 +103,7 @@ def peers_table(facts: Mapping[str, Any]) -> str:
         "|---|---:|---:|---:|---:|",
     ]
     for row in facts["rows"]:
-        if not row["ratios"]:
+        if "ratios" not in row:
             continue
         cells = [row["network"]]
         for ours, peer in pairs:
@@ -125,4 +125,16 @@ def peers_table(facts: Mapping[str, Any]) -> str:
         f"Random weights; {machine['cores']} cores of an {machine['cpu']} with VNNI; onnxruntime "
         f"{versions['onnxruntime']}, openvino {versions['openvino']}, nncf {versions['nncf']}.",
     ]
+    for row in facts["rows"]:
+        if "top1" not in row:
+            continue
+        top1, sqnr = row["top1"], row["sqnr_db"]
+        said = [
+            f"{engine} {top1[ours]:.2f} % at {sqnr[ours]:.1f} dB ({sqnr[peer]:.1f})"
+            for engine, (ours, peer) in zip(("ONNX Runtime", "OpenVINO"), pairs, strict=True)
+        ]
+        lines.append(
+            f"On {row['images']['validation']:,} images, the trained {row['network']} of the "
+            f"package: top-1 {top1['pytorch']:.2f} % in PyTorch; {', '.join(said)}."
+        )
     return "\n".join(lines) + "\n"
