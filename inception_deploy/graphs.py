@@ -91,7 +91,7 @@ def close_graph(graph: gs.Graph, like: onnx.ModelProto, *, stage: str) -> onnx.M
     """
     try:
         graph.cleanup().toposort()
-    except Exception as error:
+    except Exception as error:  # GraphSurgeon raises anything on a malformed graph
         raise StageError(f"{stage}: the graph cannot be sorted: {_line(error)}") from error
     model = onnx.ModelProto(
         ir_version=like.ir_version,
@@ -242,6 +242,7 @@ def map_constant(node: gs.Node, index: int, function: Map) -> None:
     """
     old = node.inputs[index]
     node.inputs[index] = mapped(old, function)
+    release(old)
 
 
 def release(tensor: gs.Tensor) -> None:

@@ -150,7 +150,8 @@ def put_back(model: onnx.ModelProto, weights: Weights, order: list[str]) -> None
             target.data_type = _type(values)
             target.dims.extend(values.shape)
             raw = values.astype(values.dtype.newbyteorder("<"), copy=False).tobytes()
-            weights[name].values = values = LazyValues(target)
+            # the array goes before its bytes are copied
+            weights[name].values = values = None
             target.raw_data = raw
             del raw
         target.name = name

@@ -96,7 +96,7 @@ def compile_network(
             torch._inductor.aoti_compile_and_package(
                 program, package_path=str(path), inductor_configs=_settings(package)
             )
-        except Exception as error:
+        except Exception as error:  # export, Inductor and the C++ compiler each have their own
             raise StageError(
                 f"PyTorch cannot compile {type(network.module).__name__}: {reason(error)}"
             ) from error

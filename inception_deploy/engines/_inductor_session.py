@@ -166,7 +166,7 @@ def _loaded(content: bytes, path: Path, *, alone: bool) -> Model:
         try:
             options = {"run_single_threaded": True} if alone else {}
             loaded: Any = torch._inductor.aoti_load_package(str(copied), **options)
-        except Exception as error:
+        except Exception as error:  # the loader of shared objects raises what C++ throws
             raise StageError(
                 f"PyTorch does not load {path}: {reason(error)}; export the bundle again here"
             ) from error

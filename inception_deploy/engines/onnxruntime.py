@@ -97,7 +97,7 @@ class OnnxRuntimeSession(Session):
             raise BadInput(
                 f"{where} is not an ONNX model ({_reason(error)}); export it again"
             ) from error
-        except Exception as error:
+        except Exception as error:  # its classes have no base of their own
             raise StageError(f"ONNX Runtime refuses {where}: {_reason(error)}") from error
         self._session = session
         self.device = "CUDA" if cuda else "CPU"
@@ -162,7 +162,7 @@ class OnnxRuntimeSession(Session):
         names = [spec.name for spec in self.outputs]
         try:
             values = self._session.run(names, dict(feeds))
-        except Exception as error:
+        except Exception as error:  # its classes have no base of their own
             raise StageError(f"ONNX Runtime failed while running: {_reason(error)}") from error
         return dict(zip(names, values, strict=True))
 

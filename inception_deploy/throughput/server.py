@@ -212,7 +212,7 @@ def measure_server(
                 for one in (*left[first:], *left[:first]):
                     seeds = (seed, SEARCH_STEPS + ROUNDS * attempt + part)
                     times = _arrivals(one.rate, seconds / ROUNDS, seeds)
-                    _add_served(one.served, one, times, clock, sleep)
+                    one.served.add(_served(one, times, clock, sleep))
             left = [one for one in left if one.low and one.verdict(bound) == "INVALID"]
             if not left:
                 break
@@ -267,16 +267,15 @@ def _warmed(
     return _Contender(candidate, inputs, max(rates), high=max(rates), first=first)
 
 
-def _add_served(
-    served: Served,
+def _served(
     one: _Contender,
     arrivals: NDArray[np.float64],
     clock: Callable[[], float],
     sleep: Callable[[float], None],
-) -> None:
+) -> Served:
     with one.candidate.running(len(one.inputs)):
         one.candidate.run(one.inputs[:1])  # untimed: another engine has just had the processor
-        served.add(serve(one.candidate.run, one.inputs, arrivals, clock=clock, sleep=sleep))
+        return serve(one.candidate.run, one.inputs, arrivals, clock=clock, sleep=sleep)
 
 
 def _halve(
@@ -289,8 +288,7 @@ def _halve(
 ) -> None:
     """One step of the search: the middle of the range is tried."""
     middle = (one.low + one.high) / 2
-    tried = Served()
-    _add_served(tried, one, _arrivals(middle, seconds, seeds), clock, sleep)
+    tried = _served(one, _arrivals(middle, seconds, seeds), clock, sleep)
     if tried.overruns(bound) <= OVERRUNS * tried.queries:
         one.low = middle
     else:

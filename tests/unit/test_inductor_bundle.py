@@ -13,13 +13,12 @@ from torch import Tensor, nn
 from inception_deploy.bench import BenchOptions, bench_bundles
 from inception_deploy.bundle import Bundle
 from inception_deploy.cli.main import main
-from inception_deploy.deployed import open_deployed
 from inception_deploy.engines import ENGINES
-from inception_deploy.errors import BundleError
 from inception_deploy.pipeline import deploy
 from inception_deploy.progress import SilentProgress
 from inception_deploy.recipe import BatchProfile, Recipe
 from inception_deploy.verify import verify
+from tests.damage import assert_not_opened_when_changed
 
 AVAILABLE = ENGINES.get("torch-inductor").availability()
 pytestmark = pytest.mark.skipif(AVAILABLE.remedy is not None, reason=AVAILABLE.detail)
@@ -109,14 +108,7 @@ def test_predict_takes_it(
 
 
 def test_a_changed_package_is_not_opened(bundle: Bundle) -> None:
-    path = bundle.path / "model.pt2"
-    kept = path.read_bytes()
-    path.write_bytes(kept[:-1])
-    try:
-        with pytest.raises(BundleError, match="sha256 differs"):
-            open_deployed(bundle)
-    finally:
-        path.write_bytes(kept)
+    assert_not_opened_when_changed(bundle, "model.pt2")
 
 
 @pytest.mark.parametrize(
