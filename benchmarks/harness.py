@@ -23,7 +23,7 @@ from typing import Any
 
 import click
 
-from benchmarks.native import CACHE, provenance
+from benchmarks.native import CACHE, plain_errors, provenance
 from inception_deploy.bundle import Bundle
 from inception_deploy.contenders import engine_of
 from inception_deploy.deployed import open_deployed
@@ -94,9 +94,10 @@ def _off(ratio: float) -> float:
 
 
 @click.command()
-@click.option("--bundle", type=click.Path(path_type=Path, exists=True))
+@click.option("--bundle", type=click.Path(path_type=Path))
 @click.option("--seconds", default=2.0, show_default=True, help="Per session and batch.")
-@click.option("--runs", default=RUNS, show_default=True)
+@click.option("--runs", default=RUNS, show_default=True, type=click.IntRange(min=1))
+@plain_errors()
 def main(bundle: Path | None, seconds: float, runs: int) -> None:
     """Measure the harness and write results/harness.json."""
     if bundle is None:

@@ -8,19 +8,32 @@ it is. To have it made anew, remove it.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 import torch
 
 from inception_deploy.artifact import FloatArray
+from inception_deploy.errors import InceptionDeployError
 from inception_deploy.machine import LIBRARIES, describe, library_versions
 from inception_deploy.preprocess import Preprocessing
 from inception_deploy.random_weights import octave_noise, pixel_spread
 
-__all__ = ["CACHE", "SEED", "cycled", "geometric_mean", "kept_rows", "noise_images", "provenance"]
+__all__ = [
+    "CACHE",
+    "SEED",
+    "cycled",
+    "geometric_mean",
+    "kept_rows",
+    "noise_images",
+    "plain_errors",
+    "provenance",
+]
 
 CACHE = Path("build/benchmarks")
 """Where prepared graphs are kept unless another folder is named."""
@@ -68,3 +81,13 @@ def kept_rows(results: Mapping[str, Any], now: Mapping[str, Any]) -> list[dict[s
     """
     same = all(results.get(key) == value for key, value in now.items())
     return list(results["rows"]) if same else []
+
+
+@contextmanager
+def plain_errors() -> Iterator[None]:
+    """Around a benchmark's command: the toolkit's errors as one line, with its exit codes."""
+    try:
+        yield
+    except InceptionDeployError as error:
+        click.ClickException(str(error)).show()
+        sys.exit(error.exit_code)

@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 import inception_deploy
-from benchmarks import sweep
+from benchmarks import harness, sweep
 from benchmarks.export_time import STEPS, Stopwatch, step_of
 from benchmarks.harness import GOALS, summary
 from benchmarks.native import provenance
@@ -28,6 +28,16 @@ def test_runs_within_the_goal_are_counted() -> None:
     found = summary([{"1": 1.019, "8": 0.9}, {"1": 0.981, "8": 1.0}, {"1": 1.03, "8": 1.05}])
     assert found["1"] == {"within": 2, "runs": 3, "median": 1.019, "furthest": 1.03}
     assert found["8"] == {"within": 1, "runs": 3, "median": 1.0, "furthest": 0.9}
+
+
+@pytest.mark.parametrize("there", [True, False], ids=["an empty folder", "no folder"])
+def test_what_is_no_bundle_is_said_in_one_line(there: bool, tmp_path: Path) -> None:
+    wrong = tmp_path / "bundle"
+    if there:
+        wrong.mkdir()
+    done = CliRunner().invoke(harness.main, ["--bundle", str(wrong)])
+    assert done.exit_code == 2
+    assert done.output == f"Error: {wrong} is not a bundle: it has no manifest.json\n"
 
 
 def test_a_step_has_what_is_inside_of_it_and_the_rest_is_what_none_claims() -> None:
