@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from inception_deploy.reporting.numerals import significant
 
-__all__ = ["BLANK", "Cell", "Row", "cell", "plain", "plain_rows"]
+__all__ = ["BLANK", "Cell", "Row", "cell", "merged", "plain", "plain_rows"]
 
 
 _LABELS = {
@@ -33,11 +33,13 @@ class Cell:
         note: a smaller second line.
         kind: "" as usual, "missing" where nothing was measured, "alarm" for NaN and broken bounds,
             "blank" where the column does not apply.
+        span: how many columns it stands for.
     """
 
     text: str
     note: str = ""
     kind: str = ""
+    span: int = 1
 
 
 BLANK = Cell("", kind="blank")
@@ -58,6 +60,18 @@ def cell(value: float | None, form: Callable[[float], str], why: str = "", note:
     if math.isnan(value):
         return Cell("NaN", "not a number: the computation broke", "alarm")
     return Cell(form(value), note)
+
+
+def merged(columns: Sequence[str], cells: Sequence[Cell]) -> list[tuple[str, Cell]]:
+    """Headings and cells of a row; neighbours missing for the same reason become one."""
+    found: list[tuple[str, Cell]] = []
+    for column, one in zip(columns, cells, strict=True):
+        heading, last = found[-1] if found else ("", BLANK)
+        if one.kind == "missing" and one == replace(last, span=1):
+            found[-1] = (f"{heading}, {column}", replace(last, span=last.span + 1))
+        else:
+            found.append((column, one))
+    return found
 
 
 def plain(value: Any) -> str:

@@ -68,12 +68,12 @@ def quantity(value: float, unit: str, digits: int = 3) -> str:
 
 
 def brief(value: float) -> str:
-    """A round number as it was written: 0.002, and 0.00001 is 1×10⁻⁵."""
+    """A round number as it was written, others to four digits: 0.002, and 0.00001 is 1×10⁻⁵."""
     special = _special(value)
     if special:
         return special
     if not 1e-3 > abs(value) > 0:
-        return f"{value:g}".replace("-", MINUS)
+        return f"{value:.4g}".replace("-", MINUS) if abs(value) < 1e3 else significant(value)
     digits = next(d for d in (1, 2, 3) if d == 3 or float(f"{value:.{d - 1}e}") == value)
     return scientific(value, digits)
 

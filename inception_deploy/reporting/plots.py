@@ -44,7 +44,7 @@ class _Candidate:
             (self.size, "size"),
         ):
             if value is None or not math.isfinite(value) or value < 0:
-                return f"{self.label} (no {name})"
+                return f"no {name}"
         return None
 
 
@@ -66,10 +66,10 @@ def tradeoff(bundles: Sequence[Facts], ident: str) -> Plot:
             candidates.append(_reference(facts, name, batch, labelled))
         name = str(number) if several else facts.precision
         candidates.append(_deployed(facts, name, batch, labelled))
-    omitted = [reason for c in candidates if (reason := c.lacks())]
+    omitted = _omitted(candidates)
     kept = [c for c in candidates if c.lacks() is None]
     if not any(not c.reference for c in kept):
-        return Plot(title, None, f"nothing to plot: {', '.join(omitted)}")
+        return Plot(title, None, f"nothing to plot: {omitted}")
     what = "top-1 accuracy" if labelled else f"top-1 agreement with {bundles[0].reference_name}"
     points = [_bubble(c, kept) for c in kept]
     heading = Heading(
@@ -95,8 +95,17 @@ def tradeoff(bundles: Sequence[Facts], ident: str) -> Plot:
     if any(c.interval for c in kept):
         caption += " Whiskers: 95 % interval of the accuracy drop."
     if omitted:
-        caption += f" Not shown: {', '.join(omitted)}."
+        caption += f" Not shown: {omitted}."
     return Plot(title, svg, caption)
+
+
+def _omitted(candidates: Sequence[_Candidate]) -> str:
+    """Who is kept out of the plot, by what they lack: "R2, 2 (no accuracy), 5 (no latency)"."""
+    labels: dict[str, list[str]] = {}
+    for candidate in candidates:
+        if reason := candidate.lacks():
+            labels.setdefault(reason, []).append(candidate.label)
+    return ", ".join(f"{', '.join(names)} ({reason})" for reason, names in labels.items())
 
 
 def common_batch(bundles: Sequence[Facts]) -> int | None:

@@ -53,7 +53,11 @@ def distribution(facts: Facts, ident: str) -> Plot:
     )
     svg = histograms(panels, Heading(ident, "Histograms of latency", spoken), unit="ms")
     left_out = len(chosen) - len(panels)
-    more = f" {left_out} more are in throughput.json." if left_out else ""
+    more = (
+        f" {left_out} more {'is' if left_out == 1 else 'are'} in throughput.json."
+        if left_out
+        else ""
+    )
     return Plot(
         title,
         svg,

@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from inception_deploy.reporting import plots, speed_plots, tables, words
 from inception_deploy.reporting.canvas import Heading
-from inception_deploy.reporting.cells import Cell, Row, cell, plain, plain_rows
+from inception_deploy.reporting.cells import Cell, Row, cell, merged, plain, plain_rows
 from inception_deploy.reporting.charts import span
 from inception_deploy.reporting.data import Record
 from inception_deploy.reporting.depth_plot import located_section
@@ -182,7 +182,7 @@ class ComparisonView:
     """What several bundles share: one table, one chart, and what limits the comparison."""
 
     columns: tuple[str, ...]
-    rows: list[tuple[Cell, ...]]
+    rows: list[list[tuple[str, Cell]]]
     warnings: list[str]
 
     @classmethod
@@ -191,7 +191,8 @@ class ComparisonView:
         at = f", batch {batch}" if batch is not None else ""
         speeds = ("Latency p50", "Images/s", "Against PyTorch")
         columns = tuple(c + at if c in speeds else c for c in tables.COMPARISON_COLUMNS)
-        return cls(columns, tables.comparison_rows(bundles, batch), _caveats(bundles))
+        rows = [merged(columns[1:], row) for row in tables.comparison_rows(bundles, batch)]
+        return cls(columns, rows, _caveats(bundles))
 
 
 def _caveats(bundles: Sequence[Facts]) -> list[str]:

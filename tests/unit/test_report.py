@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ import pytest
 
 from inception_deploy.errors import BundleError
 from inception_deploy.report import BundleData, load_bundle, render, write_report
+from inception_deploy.reporting.cells import Cell, merged
 
 BUNDLES = Path(__file__).parents[1] / "golden" / "report_bundle"
 NAMES = (
@@ -311,8 +313,32 @@ def test_comparison_comes_first_then_a_section_each() -> None:
     assert places == sorted(places)
     for figure in ("3.21×", "5.16×", "10.50", "+8.62 to +12.51", f"961{THIN}kB", "871 of 1,000"):
         assert figure in page.text
-    assert "Not shown: R2 (no accuracy), 2 (no accuracy)." in page.text
+    assert "Not shown: R2, 2 (no accuracy)." in page.text
     assert page.text.count("NOT TRAINED") >= 2
+
+
+def test_bundles_of_one_network_are_told_apart_by_their_folders() -> None:
+    def untrained(manifest: dict[str, Any]) -> None:
+        manifest["weights"]["trained"] = False
+
+    twins = [replace(bundle(), name=name) for name in ("before", "after")]
+    twins[1] = changed(twins[1], "manifest", untrained)
+    html = render(twins)
+    assert '<a href="#b2">2. after</a>' in html  # in the banner
+    for name in ("before", "after"):
+        assert html.count(f"<b>{name}</b>") == 2  # in the table and above its section
+    assert html.count('<a href="#comparison">back to the comparison</a>') == 2
+    assert "back to the comparison" not in render(twins[:1])
+
+
+def test_what_is_missing_for_one_reason_is_said_once() -> None:
+    gap, other = Cell("not measured", "no labels", "missing"), Cell("not measured", "", "missing")
+    found = merged("abcdefg", [gap, gap, gap, Cell("1"), other, gap, Cell("1")])
+    assert [(heading, cell.span) for heading, cell in found] == [
+        *(("a, b, c", 3), ("d", 1), ("e", 1), ("f", 1), ("g", 1)),
+    ]
+    alike = [Cell("1"), Cell("1")]
+    assert [cell for _, cell in merged("ab", alike)] == alike
 
 
 def test_different_machines_and_images_are_pointed_out() -> None:

@@ -39,7 +39,8 @@ def test_significant(value: float, text: str) -> None:
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(0, "0"), (1e-5, "1×10⁻⁵"), (2.5e-4, "2.5×10⁻⁴"), (1.23456e-4, "1.23×10⁻⁴"), (0.002, "0.002")],
+    [(0, "0"), (1e-5, "1×10⁻⁵"), (2.5e-4, "2.5×10⁻⁴"), (1.23456e-4, "1.23×10⁻⁴"), (0.002, "0.002")]
+    + [(0.241077, "0.2411"), (1.25, "1.25"), (50, "50"), (123456, "123,000"), (-0.5, "−0.5")],
 )
 def test_brief(value: float, text: str) -> None:
     assert numerals.brief(value) == text
