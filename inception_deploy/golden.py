@@ -14,6 +14,7 @@ from inception_deploy.artifact import FloatArray, Golden
 from inception_deploy.errors import StageError
 from inception_deploy.networks.base import InceptionNetwork
 from inception_deploy.progress import Progress, SilentProgress
+from inception_deploy.tf32 import without_tf32
 
 __all__ = ["exact_float32", "record_golden"]
 
@@ -72,15 +73,8 @@ def record_golden(
 @contextmanager
 def exact_float32(device: str = "cpu") -> Iterator[None]:
     """No TF32 in matrix products or convolutions, no autocast, no gradients."""
-    matmul, convolution = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
-    torch.set_float32_matmul_precision("highest")
-    torch.backends.cudnn.allow_tf32 = False
-    try:
-        with torch.no_grad(), torch.autocast(device, enabled=False):
-            yield
-    finally:
-        torch.set_float32_matmul_precision(matmul)
-        torch.backends.cudnn.allow_tf32 = convolution
+    with without_tf32(), torch.no_grad(), torch.autocast(device, enabled=False):
+        yield
 
 
 @contextmanager

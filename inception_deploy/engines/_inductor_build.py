@@ -23,8 +23,9 @@ from inception_deploy.build_options import BatchProfile
 from inception_deploy.engines._inductor_facts import Package, Place, instruction_sets
 from inception_deploy.engines.base import Network
 from inception_deploy.errors import StageError
+from inception_deploy.tf32 import without_tf32
 
-__all__ = ["compile_network", "exact_float32", "here", "reason"]
+__all__ = ["DTYPES", "Deployed", "compile_network", "here", "reason"]
 
 DTYPES: Mapping[str, torch.dtype] = {
     "fp32": torch.float32,
@@ -33,8 +34,10 @@ DTYPES: Mapping[str, torch.dtype] = {
 }
 
 
-class _Deployed(nn.Module):
+class Deployed(nn.Module):
     """Casts around the network, which has its weights in `dtype` and its batch norms in float32.
+
+    It is a copy: float32 images in, in PyTorch's order, and float32 out.
 
     A batch norm's variance may leave the range of float16; the compiler folds the norm into the
     convolution before it, in float32, and rounds the result.
@@ -73,13 +76,13 @@ def compile_network(
         StageError: PyTorch cannot export or compile the network.
     """
     place, dtype = here(), DTYPES[network.precision]
-    module = _Deployed(network, dtype).to(place.device)
+    module = Deployed(network, dtype).to(place.device)
     # a batch of one would be taken for a constant
     shown = 1 if batch.maximum == 1 else max(2, batch.optimum)
     shape = network.example.shape[1:]
     example = torch.from_numpy(np.resize(network.example, (shown, *shape))).to(place.device)
     free = torch.export.Dim("batch", min=1, max=batch.maximum) if shown > 1 else None
-    with torch.no_grad(), exact_float32(), _quiet():
+    with torch.no_grad(), without_tf32(), _quiet():
         try:
             program = torch.export.export(
                 module, (example,), dynamic_shapes=({0: free},) if free else None, strict=False
@@ -113,20 +116,6 @@ def here() -> Place:
         sm=10 * major + minor if cuda else None,
         isa=instruction_sets(),
     )
-
-
-@contextmanager
-def exact_float32() -> Iterator[None]:
-    """No TF32: it would round what is said to be float32 to 10 bits."""
-    matmul = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        with torch.backends.cudnn.flags(
-            enabled=True, benchmark=False, deterministic=False, allow_tf32=False
-        ):
-            yield
-    finally:
-        torch.set_float32_matmul_precision(matmul)
 
 
 def reason(error: Exception) -> str:

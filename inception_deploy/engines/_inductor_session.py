@@ -17,7 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from inception_deploy.engines._inductor_build import exact_float32, here, reason
+from inception_deploy.engines._cuda_lane import FIRST_RUN, CudaLane
+from inception_deploy.engines._inductor_build import here, reason
 from inception_deploy.engines._inductor_facts import Package
 from inception_deploy.engines._recorded import read_recorded
 from inception_deploy.engines.base import Array, Session, TensorSpec
@@ -47,7 +48,7 @@ class InductorSession(Session):
         self._threads, self._cuda_graphs = threads, cuda_graphs
         self._model: Model | None = None
         self._largest = 1
-        self._lanes: dict[int, _Lane] = {}
+        self._lanes: dict[int, CudaLane] = {}
         self._parts: Mapping[str, float] = {}
 
     def load(self) -> None:
@@ -63,7 +64,8 @@ class InductorSession(Session):
         misfit = package.place.misfit(place)
         if misfit is not None:
             raise MissingDependency(f"{self._path} {misfit}; export the bundle again here")
-        self._model = _loaded(content, self._path, alone=place.device == "cuda")
+        with FIRST_RUN:
+            self._model = _loaded(content, self._path, alone=place.device == "cuda")
         self._largest = package.largest
         self.device = place.device.upper()
         self.inputs = (_spec(*package.input),)
@@ -100,55 +102,12 @@ class InductorSession(Session):
 
     def _on_gpu(self, images: Array) -> Array:
         assert self._model is not None
-        with exact_float32():
-            lane = self._lanes.get(len(images))
-            if lane is None:
-                lane = self._lanes[len(images)] = _Lane(self._model, images, self._cuda_graphs)
-            result, self._parts = lane.run(images)
+        lane = self._lanes.get(len(images))
+        if lane is None:
+            lane = CudaLane(torch, self._model, images, capture=self._cuda_graphs)
+            self._lanes[len(images)] = lane
+        result, self._parts = lane.run(images)
         return result
-
-
-class _Lane:
-    """Buffers, stream and CUDA graph of one batch size."""
-
-    def __init__(self, model: Model, images: Array, capture: bool) -> None:
-        self._model = model
-        cuda: Any = torch.cuda  # whose streams and events are not annotated
-        self._stream = cuda.Stream()
-        self._events = [cuda.Event(enable_timing=True) for _ in range(4)]
-        self._host = torch.from_numpy(np.array(images)).pin_memory()
-        self._graph: torch.cuda.CUDAGraph | None = None
-        with torch.cuda.stream(self._stream):
-            self._given = self._host.to("cuda", non_blocking=True)
-            self._result = model(self._given)  # memory is taken by a first run, before a capture
-        self._stream.synchronize()
-        if capture:
-            graph = torch.cuda.CUDAGraph()
-            # other threads may go on with theirs meanwhile
-            with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
-                self._result = model(self._given)
-            self._graph = graph
-        self._back = torch.empty_like(self._result, device="cpu").pin_memory()
-
-    def run(self, images: Array) -> tuple[Array, dict[str, float]]:
-        """The result, a copy, and seconds by the device's clock: "h2d", "compute", "d2h"."""
-        np.copyto(self._host.numpy(), images)
-        with torch.cuda.stream(self._stream):
-            self._events[0].record()
-            self._given.copy_(self._host, non_blocking=True)
-            self._events[1].record()
-            if self._graph is None:
-                self._result = self._model(self._given)
-            else:
-                self._graph.replay()
-            self._events[2].record()
-            self._back.copy_(self._result, non_blocking=True)
-            self._events[3].record()
-        self._stream.synchronize()
-        pairs = zip(self._events, self._events[1:], strict=False)
-        taken = [1e-3 * before.elapsed_time(after) for before, after in pairs]
-        seconds = dict(zip(("h2d", "compute", "d2h"), taken, strict=True))
-        return np.array(self._back.numpy()), seconds
 
 
 def _loaded(content: bytes, path: Path, *, alone: bool) -> Model:
