@@ -24,7 +24,8 @@ __all__ = ["CONTROL", "RESULTS", "missing", "used_names"]
 
 RESULTS = Path(__file__).parent / "results" / "trt_api.json"
 ENGINES = Path(__file__).parents[1] / "inception_deploy" / "engines"
-FILES = tuple(ENGINES / f"_trt_{part}.py" for part in ("build", "kernels", "library", "session"))
+PARTS = ("build", "kernels", "lane", "library", "session")
+FILES = tuple(ENGINES / f"_trt_{part}.py" for part in PARTS)
 
 OBJECTS = frozenset(
     {"trt", "library", "flags", "levels", "builder", "network", "parser", "config", "made"}

@@ -121,9 +121,11 @@ def _capture(graph: Graph, stream: Stream, capture_error_mode: str) -> Iterator[
     graph.stream = stream
     _capturing.append(graph)
     time.sleep(0.002)  # long enough for another thread to begin one of its own, if it may
-    with _use(stream):
-        yield
-    _capturing.remove(graph)
+    try:
+        with _use(stream):
+            yield
+    finally:
+        _capturing.remove(graph)
 
 
 @contextmanager

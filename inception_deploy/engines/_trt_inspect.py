@@ -34,7 +34,9 @@ _NAMES: Mapping[str, str] = {
 _GENERATED = "kgen"
 """Kind of a kernel that was generated for a chain of element-wise operations."""
 
-_CHORES = ("shape_call", "copy", "move", "reformat", "NoOp", "constant")
+_CHORES = ("shape_call", "copy", "move", "reformat", "noop", "constant")
+"""Kinds that compute nothing, in lower case: the two libraries write them differently."""
+
 _FLOATS = ("float16", "bfloat16", "float32")
 
 
@@ -116,7 +118,7 @@ def precisions(kernels: Iterable[Kernel]) -> dict[str, str]:
     found: dict[str, str] = {}
     ordered = sorted(kernels, key=lambda kernel: kernel.kind == _GENERATED)
     for kernel in ordered:
-        if kernel.precision is not None and kernel.kind not in _CHORES:
+        if kernel.precision is not None and kernel.kind.lower() not in _CHORES:
             for node in kernel.nodes:
                 found.setdefault(node, kernel.precision)
     return found

@@ -1,7 +1,7 @@
 """A session on a serialised engine: PyTorch's CUDA memory and streams, TensorRT's kernels.
 
 Inputs go from pinned host memory to the device, results the same way back, each timed by events of
-its own. From the second run of a shape on, its kernels are replayed as a CUDA graph.
+its own. The kernels of a shape are captured as a CUDA graph when it first comes, and replayed.
 """
 
 from __future__ import annotations
@@ -9,17 +9,18 @@ from __future__ import annotations
 import importlib
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from inception_deploy.engines._cuda_lane import FIRST_RUN
 from inception_deploy.engines._trt_inspect import kernels_of_json, precisions
 from inception_deploy.engines._trt_kernels import CompiledKernels
+from inception_deploy.engines._trt_lane import Timing, TrtLane
 from inception_deploy.engines._trt_library import Flavour, driver_problem, gpus, logger
 from inception_deploy.engines.base import Array, Session, TensorSpec
-from inception_deploy.errors import BadInput, MissingDependency, StageError
+from inception_deploy.errors import MissingDependency, StageError
 
 __all__ = ["PlanSource", "TensorrtSession", "Timing", "explained", "require_gpu"]
 
@@ -45,15 +46,6 @@ _CAUSES: Sequence[tuple[str, str]] = (
     (r"[Mm]agic|truncat|corrupt|size|read", "is truncated or no engine"),
 )
 """What TensorRT logs when it does not take a plan → what that means."""
-
-
-@dataclass(frozen=True)
-class Timing:
-    """One run in milliseconds, by the device's clock: to it, on it, and back."""
-
-    to_device: float
-    compute: float
-    to_host: float
 
 
 def require_gpu(flavour: Flavour) -> Any:
@@ -103,7 +95,7 @@ class TensorrtSession(Session):
     Args:
         source: gives the serialised engine; asked once per `load`.
         weights: the ONNX file that a stripped engine gets its weights from.
-        cuda_graphs: replay the kernels of a shape from its second run on.
+        cuda_graphs: capture the kernels of a shape, and replay them.
     """
 
     def __init__(
@@ -121,7 +113,7 @@ class TensorrtSession(Session):
         self._torch: Any = None
         self._engine: Any = None
         self._kernels: CompiledKernels | None = None
-        self._lanes: list[_Lane] = []
+        self._lanes: list[TrtLane] = []
         self.timing: Timing | None = None
         self.not_kept: str | None = None
         """Why compiled kernels could not be kept for the next process, after `close`."""
@@ -137,6 +129,12 @@ class TensorrtSession(Session):
         library = self._flavour.load()
         self._torch = require_gpu(self._flavour)
         plan = self._source()
+        with FIRST_RUN:
+            self._take(library, plan)
+
+    def _take(self, library: Any, plan: bytes) -> None:
+        """What `load` does under the lock: everything that waits for the device, or allocates."""
+        self._torch.cuda.synchronize()  # the first call makes the CUDA context of this thread
         runtime = library.Runtime(logger(library, self._heard))
         runtime.engine_host_code_allowed = False
         engine = runtime.deserialize_cuda_engine(plan)
@@ -152,7 +150,6 @@ class TensorrtSession(Session):
                 )
         self._engine = engine
         if self._flavour.ahead:
-            self._torch.cuda.synchronize()  # the first call makes the thread's CUDA context
             self._kernels = CompiledKernels(library, engine, plan, gpus()[0])
         self.device = "CUDA"
         names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
@@ -178,8 +175,9 @@ class TensorrtSession(Session):
         """As the base class says; `STREAMS` batches at once, each on a stream of its own."""
         self._opened()
         while len(self._lanes) < STREAMS:
-            self._lanes.append(self._lane())
-        busy: list[_Lane] = []
+            with FIRST_RUN:
+                self._lanes.append(self._lane())
+        busy: list[TrtLane] = []
         for index, batch in enumerate(batches):
             self.inputs[0].check(batch)
             if len(busy) == STREAMS:
@@ -215,140 +213,12 @@ class TensorrtSession(Session):
         if severity in ("INTERNAL_ERROR", "ERROR"):
             self._messages.append(text)
 
-    def _lane(self) -> _Lane:
+    def _lane(self) -> TrtLane:
         kernels = self._kernels
         contexts = self._engine.create_execution_context if kernels is None else kernels.context
-        return _Lane(
+        return TrtLane(
             self._torch, self._engine, contexts, self.inputs, self.outputs, self._cuda_graphs
         )
-
-
-class _Lane:
-    """One stream with an execution context per profile, and buffers per shape."""
-
-    def __init__(
-        self,
-        torch: Any,
-        engine: Any,
-        new_context: Callable[[], Any],
-        inputs: Sequence[TensorSpec],
-        outputs: Sequence[TensorSpec],
-        cuda_graphs: bool,
-    ) -> None:
-        self._torch, self._new_context = torch, new_context
-        self._inputs, self._outputs = inputs, outputs
-        self._cuda_graphs = cuda_graphs
-        self._stream = torch.cuda.Stream()
-        first = inputs[0].name
-        self.ranges: list[tuple[int, int, int]] = []
-        self._contexts = []
-        for index in range(engine.num_optimization_profiles):
-            low, best, high = engine.get_tensor_profile_shape(first, index)
-            self.ranges.append((low[0], best[0], high[0]))
-            context = new_context()
-            if context is None:
-                raise StageError("the GPU has not enough free memory for this engine")
-            context.set_optimization_profile_async(index, self._stream.cuda_stream)
-            self._contexts.append(context)
-        self._stream.synchronize()
-        self._shapes: dict[tuple[tuple[int, ...], ...], _Buffers] = {}
-        self._running: _Buffers | None = None
-        self._events = [torch.cuda.Event(enable_timing=True) for _ in range(4)]
-
-    def start(self, feeds: Mapping[str, Array]) -> _Lane:
-        """Send inputs, kernels and results down the stream; `wait` gives the results."""
-        torch = self._torch
-        key = tuple(tuple(feeds[spec.name].shape) for spec in self._inputs)
-        buffers = self._shapes.get(key)
-        if buffers is None:
-            buffers = self._shapes[key] = self._prepared(key)
-        with torch.cuda.stream(self._stream):
-            self._events[0].record()
-            for spec in self._inputs:
-                host, device = buffers.tensors[spec.name]
-                np.copyto(host.numpy(), feeds[spec.name])
-                device.copy_(host, non_blocking=True)
-            self._events[1].record()
-            self._compute(buffers)
-            self._events[2].record()
-            for spec in self._outputs:
-                host, device = buffers.tensors[spec.name]
-                host.copy_(device, non_blocking=True)
-            self._events[3].record()
-        self._running = buffers
-        return self
-
-    def wait(self) -> dict[str, Array]:
-        """Copies of the results: the next run writes over the buffers."""
-        self._stream.synchronize()
-        assert self._running is not None
-        found = self._running.tensors
-        return {spec.name: np.array(found[spec.name][0].numpy()) for spec in self._outputs}
-
-    def timing(self) -> Timing:
-        """Of the last run."""
-        pairs = zip(self._events, self._events[1:], strict=False)
-        return Timing(*(before.elapsed_time(after) for before, after in pairs))
-
-    def _compute(self, buffers: _Buffers) -> None:
-        if buffers.graph is not None:
-            buffers.graph.replay()
-            return
-        # shapes are settled, and memory taken, by a first run; only then can one be captured
-        if not buffers.context.execute_async_v3(self._stream.cuda_stream):
-            raise StageError("TensorRT failed while running; see the driver's log")
-        buffers.runs += 1
-        if self._cuda_graphs and buffers.runs == 1:
-            self._capture(buffers)
-
-    def _capture(self, buffers: _Buffers) -> None:
-        self._stream.synchronize()
-        graph = self._torch.cuda.CUDAGraph()
-        capturable = getattr(buffers.context, "is_stream_capturable", None)
-        if capturable is not None and not capturable(self._stream.cuda_stream):
-            return
-        # other threads may go on with theirs meanwhile
-        with self._torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
-            buffers.context.execute_async_v3(self._stream.cuda_stream)
-        buffers.graph = graph
-
-    def _prepared(self, shapes: Sequence[tuple[int, ...]]) -> _Buffers:
-        """Buffers, and a context that is set to them: a graph is bound to shapes and addresses."""
-        batch = shapes[0][0]
-        index = next((i for i, r in enumerate(self.ranges) if r[0] <= batch <= r[2]), None)
-        if index is None:
-            served = ", ".join(":".join(map(str, r)) for r in self.ranges)
-            raise BadInput(
-                f"the engine serves batches of {served}, not {batch}; export it with --batch"
-            )
-        context = self._contexts[index]
-        if any(buffers.context is context for buffers in self._shapes.values()):
-            context = self._new_context()
-            context.set_optimization_profile_async(index, self._stream.cuda_stream)
-        tensors: dict[str, tuple[Any, Any]] = {}
-        for spec, shape in zip(self._inputs, shapes, strict=True):
-            context.set_input_shape(spec.name, shape)
-            tensors[spec.name] = self._pair(shape, spec.dtype)
-        for spec in self._outputs:
-            tensors[spec.name] = self._pair(tuple(context.get_tensor_shape(spec.name)), spec.dtype)
-        for name, (_, device) in tensors.items():
-            context.set_tensor_address(name, device.data_ptr())
-        return _Buffers(context, tensors)
-
-    def _pair(self, shape: Sequence[int], dtype: np.dtype[Any]) -> tuple[Any, Any]:
-        """Pinned host memory and device memory."""
-        host = self._torch.from_numpy(np.empty(tuple(shape), dtype)).pin_memory()
-        return host, self._torch.empty_like(host, device="cuda")
-
-
-@dataclass
-class _Buffers:
-    """What belongs to one combination of input shapes."""
-
-    context: Any
-    tensors: dict[str, tuple[Any, Any]]
-    runs: int = 0
-    graph: Any = None
 
 
 def _spec(engine: Any, name: str) -> TensorSpec:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from inception_deploy.engines._trt_inspect import (
     Kernel,
     kernels_of_json,
@@ -100,3 +102,11 @@ def test_json_of_either_wording() -> None:
 def test_an_engine_without_details_tells_nothing() -> None:
     assert kernels_of_json(json.dumps({"Layers": ["conv", "relu"]})) == []
     assert kernels_of_log("Layers:\nconv\nrelu") == []
+
+
+@pytest.mark.parametrize("kind", ["Reformat", "reformat", "NoOp"])
+def test_moving_a_nodes_values_is_not_its_arithmetic(kind: str) -> None:
+    """TensorRT writes kinds with a capital letter, TensorRT-RTX without."""
+    moved = Kernel("r", kind, ("conv",), ("float32",), ("float16",))
+    conv = Kernel("c", "CaskConvolution", ("conv",), ("float16",), ("float16",))
+    assert precisions([moved, conv]) == {"conv": "float16"}

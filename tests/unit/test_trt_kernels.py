@@ -166,7 +166,7 @@ def test_a_session_keeps_them_when_it_closes(tmp_path: Path) -> None:
 
 def test_lanes_ask_for_contexts_with_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Any] = []
-    monkeypatch.setattr(_trt_session, "_Lane", lambda *given: seen.append(given[2]))
+    monkeypatch.setattr(_trt_session, "TrtLane", lambda *given: seen.append(given[2]))
     engine = Engine()
     made = kernels(engine)
     session = Session(made)
