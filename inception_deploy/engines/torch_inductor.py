@@ -8,6 +8,7 @@ PyTorch has one, and on the CPU elsewhere.
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import os
 import shutil
 import sys
@@ -27,9 +28,16 @@ __all__ = ["ENGINES", "TorchInductor"]
 
 FILE = "model.pt2"
 
-_REMEDY = "pip install 'torch>=2.6'"
+_OLDEST = (2, 7)
+"""Its loader is the first that leaves out the events of concurrent runs (`run_single_threaded`),
+which a CUDA graph cannot hold."""
+_REMEDY = "pip install 'torch>=2.7'"
 _NO_COMPILER = "no C++ compiler: packages can be run here, not compiled"
 _COMPILER_REMEDY = "apt-get install g++ (or name a C++ compiler in the environment variable CXX)"
+_NO_HEADERS = "no CUDA headers (cuda.h): packages can be run here, not compiled for the GPU"
+_HEADERS_REMEDY = "apt-get install cuda-toolkit (or name its folder in the variable CUDA_HOME)"
+_NO_TRITON = "no Triton, which compiles the GPU's kernels: packages can be run here, not compiled"
+_TRITON_REMEDY = "pip install triton"
 
 
 class TorchInductor(Engine):
@@ -45,10 +53,18 @@ class TorchInductor(Engine):
         except (ImportError, AttributeError):
             return Availability(None, remedy=_REMEDY, detail=f"no AOTInductor; run: {_REMEDY}")
         version, cuda = str(torch.__version__), torch.cuda.is_available()
+        if tuple(int(part) for part in version.split(".")[:2]) < _OLDEST:
+            least = ".".join(map(str, _OLDEST))
+            detail = f"PyTorch {version} is older than {least}; run: {_REMEDY}"
+            return Availability(None, remedy=_REMEDY, detail=detail)
         devices = ("CPU", "CUDA") if cuda else ("CPU",)
         compiler = _compiler()
         if compiler is None:
             return Availability(version, devices, _COMPILER_REMEDY, _NO_COMPILER)
+        if cuda and not _cuda_header().is_file():
+            return Availability(version, devices, _HEADERS_REMEDY, _NO_HEADERS)
+        if cuda and importlib.util.find_spec("triton") is None:
+            return Availability(version, devices, _TRITON_REMEDY, _NO_TRITON)
         return Availability(version, devices, detail=f"{devices[-1]}, compiled with {compiler}")
 
     def session(
@@ -137,6 +153,14 @@ def _compiler() -> str | None:
     """The C++ compiler that AOTInductor will call; None where there is none."""
     named = os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")
     return named if shutil.which(named) else None
+
+
+def _cuda_header() -> Path:
+    """Where AOTInductor looks for CUDA's: `_find_cuda_home` of torch/utils/cpp_extension.py."""
+    nvcc = shutil.which("nvcc")
+    found = Path(nvcc).parents[1] if nvcc else Path("/usr/local/cuda")
+    named = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
+    return (Path(named) if named else found) / "include" / "cuda.h"
 
 
 ENGINES = (TorchInductor(),)

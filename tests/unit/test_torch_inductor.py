@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import io
 import json
 import shutil
@@ -358,7 +359,42 @@ def test_an_old_pytorch_names_the_command(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.delattr(torch._inductor, "aoti_compile_and_package")
     found = ENGINE.availability()
     assert found.version is None
-    assert found.remedy == "pip install 'torch>=2.6'"
+    assert found.remedy == "pip install 'torch>=2.7'"
+
+
+def test_a_pytorch_whose_packages_cannot_be_captured_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch, "__version__", "2.6.0+cu124")
+    with pytest.raises(
+        MissingDependency,
+        match=r"PyTorch 2\.6\.0\+cu124 is older than 2\.7; run: pip install 'torch",
+    ):
+        ENGINE.require_buildable(BuildOptions())
+    for version in ("2.7.0", "2.13.0+cpu", "2.16.0a0+git0123"):
+        monkeypatch.setattr(torch, "__version__", version)
+        assert ENGINE.availability().version == version
+
+
+@compiles
+def test_a_gpu_needs_cudas_headers_and_triton(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """PyTorch's wheels bring CUDA's libraries without the headers."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setenv("CUDA_HOME", str(tmp_path))
+    with pytest.raises(MissingDependency, match=r"no CUDA headers .* in the variable CUDA_HOME"):
+        ENGINE.require_buildable(BuildOptions())
+    (tmp_path / "include").mkdir()
+    (tmp_path / "include" / "cuda.h").touch()
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "triton" else find(name)
+    )
+    with pytest.raises(MissingDependency, match=r"no Triton.*run: pip install triton"):
+        ENGINE.require_buildable(BuildOptions())
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+    assert ENGINE.availability().ok
 
 
 @pytest.mark.parametrize(
