@@ -64,6 +64,11 @@ class Quantiser:
         """Lowest and highest integer."""
         return (0, 255) if self.dtype == "uint8" else (-128, 127)
 
+    @property
+    def shift(self) -> float:
+        """What is taken off a value so that the integer 0 stands for 0."""
+        return -self.zero_point * self.scale
+
     def quantise(self, values: NDArray[Any]) -> NDArray[Any]:
         """float → integers of `dtype`, the same shape."""
         low, high = self.limits
@@ -134,6 +139,12 @@ class QuantisedWeights:
         shape[self.axis] = -1
         values: NDArray[np.float32] = self.integers * self.scales.reshape(shape)
         return values
+
+    def sums(self) -> Float64Array:
+        """float64 (channels,): all weights of each channel added up, exactly."""
+        rows = np.moveaxis(self.integers, self.axis, 0).reshape(len(self.scales), -1)
+        total: Float64Array = rows.sum(1, dtype=np.int64) * self.scales.astype(np.float64)
+        return total
 
 
 def quantise_weights(

@@ -3,6 +3,10 @@
 A quantised activation T keeps its name where it is used: what its producer puts out becomes
 `T:float`, the integers are `T:int8` (or `T:uint8`), and T is what DequantizeLinear makes of them.
 Weights are stored as integers behind a DequantizeLinear of their own.
+
+Of a tensor that is stored moved (`placements/_shifts.py`), `T:moved` is what its readers see, and T
+still holds the values of T: an Add puts the shift back. Nobody reads that, and an engine drops it;
+but who asks for T by its name gets T.
 """
 
 from __future__ import annotations
@@ -30,7 +34,10 @@ from inception_deploy.quantisation import (
     quantised_bias,
 )
 
-__all__ = ["quantised"]
+__all__ = ["RESTORED", "quantised"]
+
+RESTORED = ":restored"
+"""Ends the names of nodes that put a shift back, for no reader."""
 
 
 def quantised(
@@ -47,9 +54,11 @@ def quantised(
 
     Args:
         model: FP32, constants as initialisers.
-        grids: quantised activation → its grid.
+        grids: quantised activation → its grid; where the plan moves it, one whose zero point is its
+            lowest integer, written as 0.
         weights: node name → its weights in integers, axis 0.
-        biases: node name → its bias in float64 (channels,), where it has one.
+        biases: node name → its bias in float64 (channels,), where it has one, with the shifts that
+            the plan has it carry; also of convolutions that stay float, where it differs there.
         bias_form: of convolutions; linear layers written as `MatMul` add theirs in float.
         linear_form: "MatMul" writes a `Gemm` as `MatMul` and `Add`.
     """
@@ -74,6 +83,12 @@ class _Writer:
         self.plan, self.grids, self.weights, self.biases = plan, grids, weights, biases
         self.bias_form, self.linear_form = bias_form, linear_form
         self.nodes: list[onnx.NodeProto] = []
+        self.moved = plan.shifts.tensors
+        self.cut = {  # what an activation reads that its quantiser takes in → what it puts out
+            str(node.input[0]): str(node.output[0])
+            for node in model.graph.node
+            if node.name in plan.shifts.activations
+        }
         self.initialisers = {t.name: t for t in self.model.graph.initializer}
 
     def write(self) -> onnx.ModelProto:
@@ -82,6 +97,7 @@ class _Writer:
             if value.name in self.grids:
                 self._pair(value.name, value.name, f"{value.name}:quantised")
         inputs = {v.name: f"{v.name}:quantised" for v in graph.input if v.name in self.grids}
+        inputs |= {name: f"{name}:moved" for name in self.moved}
         placed = set(self.plan.nodes)
         for node in list(graph.node):
             for index, name in enumerate(node.input):
@@ -89,9 +105,12 @@ class _Writer:
             if node.name in placed and node.op_type in ACTIVATIONS:
                 self._cut(node)
                 continue
-            raw = {name: f"{name}:float" for name in node.output if name in self.grids}
-            for index, name in enumerate(node.output):
-                node.output[index] = raw.get(name, name)
+            if node.name in self.plan.shifts.activations:
+                self._taken_in(node)
+                continue
+            names = list(node.output)
+            for index, name in enumerate(names):
+                node.output[index] = self._raw(name)
             if node.name in self.plan.products:
                 self._product(node)
             elif node.name in placed and node.op_type in WEIGHTED:
@@ -99,14 +118,61 @@ class _Writer:
             else:
                 if node.name in placed and node.op_type in FACTORS:
                     self._factors(node)
+                if node.name in self.biases:
+                    self._moved_bias(node)
                 self.nodes.append(node)
-            for name, source in raw.items():
-                self._pair(name, source, name)
+            for name in names:
+                self._finished(name)
         used = {name for node in self.nodes for name in node.input}
         del graph.node[:], graph.initializer[:], graph.value_info[:]
         graph.node.extend(self.nodes)
         graph.initializer.extend(t for name, t in self.initialisers.items() if name in used)
         return self.model
+
+    def _raw(self, name: str) -> str:
+        """What a node puts out under `name`, before quantisers, and without the shift."""
+        behind = self.cut.get(name, name)
+        if behind in self.grids:
+            return f"{behind}:float"
+        return f"{behind}:moved" if behind in self.moved else name
+
+    def _finished(self, name: str) -> None:
+        """What follows behind a node that put out `name`: quantisers, and the shift put back."""
+        if name in self.cut:
+            self._restored(name, self._raw(name), self.cut[name])
+        elif name in self.grids:
+            self._quantise(name)
+        elif name in self.moved:  # ahead of a quantiser nothing has cut at zero yet
+            signed = self._restored(f"{name}:signed", f"{name}:moved", name)
+            self._add("Relu", [signed], name, name=f"{name}{RESTORED}")
+
+    def _quantise(self, name: str) -> None:
+        if name not in self.moved:
+            self._pair(name, f"{name}:float", name)
+            return
+        self._pair(name, f"{name}:float", f"{name}:moved")
+        self._restored(name, f"{name}:moved", name)
+
+    def _taken_in(self, node: onnx.NodeProto) -> None:
+        """A ReLU that the quantiser behind it takes in. In front of a concatenation it stays for
+        its name's sake, behind the shift put back."""
+        (name,) = node.output
+        if name in self.grids:
+            self._quantise(name)
+        else:
+            self.nodes.append(node)
+
+    def _restored(self, name: str, moved: str, grid_of: str) -> str:
+        """`name`: what is `moved`, with the shift of `grid_of` put back."""
+        quantised = self.moved[grid_of]
+        shift = self._constant(f"{quantised}:shift", np.float32(self.grids[quantised].shift))
+        return self._add("Add", [moved, shift], name, name=f"{name}{RESTORED}")
+
+    def _moved_bias(self, node: onnx.NodeProto) -> None:
+        """The bias of a convolution that stays float."""
+        del node.input[2:]
+        bias = self.biases[node.name].astype(np.float32)
+        node.input.append(self._constant(f"{node.name}.bias", bias))
 
     def _pair(self, tensor: str, source: str, result: str) -> None:
         """source → QuantizeLinear → DequantizeLinear → result, on the grid of `tensor`."""
@@ -118,9 +184,10 @@ class _Writer:
     def _grid(self, tensor: str) -> tuple[str, str]:
         """Names of scale and zero point of a quantised activation."""
         grid = self.grids[tensor]
+        zero = 0 if tensor in self.moved else grid.zero_point
         return (
             self._constant(f"{tensor}:scale", np.float32(grid.scale)),
-            self._constant(f"{tensor}:zero_point", np.array(grid.zero_point, grid.dtype)),
+            self._constant(f"{tensor}:zero_point", np.array(zero, grid.dtype)),
         )
 
     def _cut(self, node: onnx.NodeProto) -> None:

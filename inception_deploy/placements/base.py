@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias
 
 import networkx as nx
@@ -17,6 +17,7 @@ import onnx
 from onnx import numpy_helper
 
 from inception_deploy.artifact import Refused
+from inception_deploy.placements._shifts import Shifts, find_shifts
 from inception_deploy.quantisation import IntegerType, exact_grid
 
 __all__ = [
@@ -84,12 +85,14 @@ class Plan:
         groups: quantised activation → the group whose grid it has.
         refused: nodes of the rules' operators that stay float, and why.
         products: those of `nodes` that are written as products of integers with a float result.
+        shifts: zero points that biases carry.
     """
 
     nodes: tuple[str, ...]
     groups: Mapping[str, int]
     refused: tuple[Refused, ...] = ()
     products: tuple[str, ...] = ()
+    shifts: Shifts = field(default_factory=Shifts)
 
     def members(self) -> dict[int, list[str]]:
         """Group → its tensors, in graph order."""
@@ -120,6 +123,8 @@ class Placement:
         unruled: operators without a rule → why they have none.
         float_readers: operators that are computed in float; a 1×1 convolution that they alone read
             is a product of matrices of integers, whose sums become float without being rounded.
+        shifts: where an int8 grid with zero point 0 would idle by half, behind ReLUs, biases carry
+            another zero point (`placements/_shifts.py`).
     """
 
     name: str
@@ -134,6 +139,7 @@ class Placement:
     least_channels: int = 1
     unruled: Mapping[str, str] = field(default_factory=dict)
     float_readers: frozenset[str] = frozenset()
+    shifts: bool = False
 
     def plan(self, model: onnx.ModelProto, *, exclude: Collection[str] = ()) -> Plan:
         """The plan for an FP32 graph with named nodes and constants as initialisers.
@@ -141,7 +147,10 @@ class Placement:
         Args:
             exclude: names of nodes that are to stay float, whatever the rules say.
         """
-        return _Planner(self, model, frozenset(exclude)).plan()
+        plan = _Planner(self, model, frozenset(exclude)).plan()
+        if not self.shifts:
+            return plan
+        return replace(plan, shifts=find_shifts(model.graph, plan.nodes, plan.groups))
 
     def adds_in_integers(self, op: str) -> bool:
         """Whether the bias of a weighted operator is int32."""

@@ -5,6 +5,8 @@ its epilogue: bias, ReLU, the sum with a residual, the next quantiser. A quantis
 convolution's output would end that chain, so there is none; a residual's other operand is read in
 integers because its other readers are convolutions. What stays float runs in float16.
 
+Behind a ReLU half of a signed grid would idle: biases carry another zero point where they can.
+
 A uint8 activation, a zero point other than 0, an int32 bias and weights quantised along axis 1 are
 refused by the parser or run otherwise than written (`engines/_trt_refusals.py`).
 """
@@ -24,6 +26,7 @@ PLACEMENTS = (
         linear="Gemm",
         high="fp16",
         least_channels=16,
+        shifts=True,
         rules=(
             Rule("Conv", "int8 kernel; its epilogue is computed in float", False, source=True),
             Rule("Gemm", "int8 kernel; the logits keep their precision", False, source=True),

@@ -59,6 +59,10 @@ class Fp8(Int8):
             raise RecipeError(f"fp8 has no kernels on {placement}; use --target tensorrt-rtx")
         return replace(self, placement=_for_fp8(found))
 
+    def rounds(self, model: onnx.ModelProto) -> tuple[str, ...]:
+        del model
+        return ()  # a grid of floats is not evenly spaced, which the moments count on
+
     def _plan(self, graph: onnx.ModelProto) -> Plan:
         """The placement's plan; what FP8 has no kernels for stays float, with its reason."""
         without = {node.name: why for node in graph.graph.node if (why := _no_kernel(node))}
@@ -118,7 +122,8 @@ def _for_fp8(placement: Placement) -> Placement:
     """
     rules = tuple(rule for rule in placement.rules if rule.op in WEIGHTED)
     pools = dict.fromkeys(("MaxPool", "AveragePool"), "TensorRT's pools take no FP8 values")
-    return replace(placement, rules=rules, unruled={**placement.unruled, **pools})
+    # grids of floats hold nothing more when they are moved
+    return replace(placement, rules=rules, unruled={**placement.unruled, **pools}, shifts=False)
 
 
 def rounded_weights(values: NDArray[Any]) -> QuantisedWeights:
