@@ -52,8 +52,8 @@ def against_itself(bundle: Bundle, seconds: float) -> ThroughputReport:
     with open_deployed(bundle) as one, open_deployed(bundle) as other:
         return measure(
             [
-                Candidate(engine.name, "one", precision, one.run),
-                Candidate(engine.name, "other", precision, other.run),
+                Candidate(engine.name, name, precision, s.run, s.load_seconds, sessions=(s,))
+                for name, s in (("one", one), ("other", other))
             ],
             make_batch,
             batches=BATCHES,

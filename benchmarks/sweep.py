@@ -106,7 +106,14 @@ def row_of(network: str, bundles: Mapping[str, Path], seconds: float) -> dict[st
             bundle, precision = Bundle.open(path), key.partition(":")[2]
             session = stack.enter_context(open_deployed(bundle))
             candidates.append(
-                Candidate(session.name, precision, precision, session.run, session.load_seconds)
+                Candidate(
+                    session.name,
+                    precision,
+                    precision,
+                    session.run,
+                    session.load_seconds,
+                    sessions=(session,),
+                )
             )
         golden = Bundle.open(next(iter(bundles.values()))).golden()
         report = measure(

@@ -123,6 +123,7 @@ class Field:
                 streams=setting.streams,
                 macs=partial(_times, sum(macs.values())),
                 gauge=gauge.key if gauge else None,
+                sessions=sessions,
             )
             if self.files is not None:
                 candidate = self._end_to_end(candidate, bundle, bundle.pixel_layout is None)
@@ -154,6 +155,7 @@ class Field:
             run_many=session.run_many,
             parts=session.parts,
             threads=threads,
+            sessions=[session],
         )
         return found if self.files is None else self._end_to_end(found, bundle, True)
 
@@ -188,6 +190,7 @@ class Field:
             parts=whole.parts,
             threads=candidate.threads,
             end_to_end=True,
+            sessions=candidate.sessions,
         )
 
     def _many(

@@ -188,6 +188,7 @@ def speed_trial(
             run_many=session.run_many,
             parts=session.parts,
             macs=(lambda images: total * images) if total else None,
+            sessions=(session,),
         ),
     ]
     report = measure(

@@ -69,6 +69,7 @@ def timed(
                 session.run,
                 session.load_seconds,
                 lambda size: filled(golden.feed, size),
+                sessions=(session,),
             ),
         ]
         return measure(

@@ -3,8 +3,8 @@
 Two engines measured one after the other are compared across whatever the machine did meanwhile.
 Alternating single runs is no cure: idle thread pools of one engine spin on the cores that the other
 needs, which doubled some batch-1 figures. So engines alternate in blocks: one untimed run, then
-several timed ones; then the next engine. All engines once are a round, and every round starts with
-another engine.
+several timed ones; then the next engine. All engines once are a round; `turns` says in which order,
+and how often the sessions are loaded anew meanwhile.
 
 The harness knows nothing of the model: it times calls. A runner that does nothing measures the
 harness itself (well under 20 µs per query).
@@ -34,7 +34,8 @@ from inception_deploy.throughput.knee import MIN_POINTS, Knee, find_knee
 from inception_deploy.throughput.latency import estimate_ratio
 from inception_deploy.throughput.null import harness_seconds
 from inception_deploy.throughput.report import Peak, Ratio, Row, ThroughputReport
-from inception_deploy.throughput.trial import BLOCK_RUNS, BLOCK_SECONDS, Candidate, Runner, Trial
+from inception_deploy.throughput.trial import BLOCK_RUNS, Candidate, Runner, Trial
+from inception_deploy.throughput.turns import alternate
 
 __all__ = [
     "BLOCK_RUNS",
@@ -46,8 +47,6 @@ __all__ = [
     "measure",
     "no_garbage_collection",
 ]
-
-MIN_ROUNDS = 5
 
 
 def measure(
@@ -66,9 +65,10 @@ def measure(
     """Time all candidates on the same inputs, alternating in blocks.
 
     Per batch size every candidate is warmed up until its latency is steady; then rounds follow
-    until `seconds` per candidate have passed, and at least five. Garbage collection is off
-    meanwhile. Candidates that others name as their gauge are measured with them; their rates of
-    multiply-adds become the others' peaks, and they have no rows of their own.
+    until `seconds` per candidate have passed, and at least five. The sessions of those that have
+    some are loaded anew in between, as far as time allows. Garbage collection is off meanwhile.
+    Candidates that others name as their gauge are measured with them; their rates of multiply-adds
+    become the others' peaks, and they have no rows of their own.
 
     Args:
         make_batch: batch size → the input of that many images; called once per size.
@@ -104,7 +104,7 @@ def measure(
             with listener.stage(f"warming up, batch {batch}"):
                 for trial in trials.values():
                     trial.warm_up()
-            _alternate(list(trials.values()), seconds * len(trials), clock, listener)
+            alternate(list(trials.values()), seconds * len(trials), clock, listener)
         for key, trial in trials.items():
             row = trial.row(harness)
             if key in gauges:
@@ -189,25 +189,6 @@ def _against_peak(row: Row, peak: Peak) -> Row:
     if row.macs_per_second is None or not peak.macs_per_second:
         return row
     return replace(row, utilisation=row.macs_per_second / peak.macs_per_second)
-
-
-def _alternate(
-    trials: Sequence[Trial], seconds: float, clock: Callable[[], float], listener: Progress
-) -> None:
-    """Rounds of blocks for `seconds`, at least `MIN_ROUNDS`; each starts with another candidate."""
-
-    def rounds() -> Iterator[int]:
-        started, done = clock(), 0
-        while done < MIN_ROUNDS or clock() - started < seconds:
-            yield done
-            done += 1
-
-    # a block lasts about BLOCK_SECONDS; the display may end early or late, the measurement not
-    expected = max(MIN_ROUNDS, round(seconds / (BLOCK_SECONDS * len(trials))))
-    for done in listener.track(rounds(), f"measuring batch {trials[0].batch}", expected):
-        first = done % len(trials)
-        for trial in (*trials[first:], *trials[:first]):
-            trial.block()
 
 
 def checked_keys(

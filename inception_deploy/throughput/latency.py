@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -124,25 +125,42 @@ def outliers(seconds: Sequence[float] | NDArray[np.float64]) -> int:
 
 
 def estimate_ratio(
-    baseline: Sequence[float], candidate: Sequence[float], *, seed: int = 0
+    baseline: Sequence[Sequence[float]], candidate: Sequence[Sequence[float]], *, seed: int = 0
 ) -> RatioEstimate:
     """How many times faster the candidate is, from medians of rounds in which both ran.
 
-    The estimate is the median over rounds of baseline / candidate: whatever slows the machine for a
-    while slows both sides of one round. The interval is the percentile bootstrap over rounds (2,000
-    resamples, seeded), which takes rounds as independent; with few rounds it is their range.
+    Of each layout the median over rounds of baseline / candidate: whatever slows the machine for a
+    while slows both sides of one round. The estimate is the geometric mean of these medians, so
+    that two layouts in which the candidates changed places cancel out. The interval is a percentile
+    bootstrap (2,000 resamples, seeded) over layouts and over the rounds of each, after Kalibera and
+    Jones ("Rigorous Benchmarking in Reasonable Time", ISMM 2013), who resample every level at which
+    a measurement was repeated; with few of them it is about their range.
 
     Args:
-        baseline, candidate: median seconds per query, one per round, in the same order.
+        baseline, candidate: median seconds per query, one per round, in the same order; one
+            sequence per layout, none of them empty.
     """
-    ratios = np.asarray(baseline, np.float64) / np.asarray(candidate, np.float64)
+    logarithms = [
+        np.log(np.asarray(base, np.float64) / np.asarray(own, np.float64))
+        for base, own in zip(baseline, candidate, strict=True)
+    ]
     rng = np.random.default_rng(seed)
-    count = len(ratios)
+    # of each layout RESAMPLES medians; then means of as many layouts as there are, drawn from them
+    medians = np.stack([_resampled_medians(found, rng) for found in logarithms])
+    layout, column = (rng.integers(n, size=medians.shape) for n in medians.shape)
+    means = medians[layout, column].mean(axis=0)
+    low, high = np.exp(np.percentile(means, [2.5, 97.5]))
+    estimate = np.exp(np.mean([np.median(found) for found in logarithms]))
+    return RatioEstimate(float(estimate), float(low), float(high))
+
+
+def _resampled_medians(values: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]:
+    """`RESAMPLES` medians of as many values, drawn with replacement."""
+    count = len(values)
     medians: list[NDArray[np.float64]] = []
     left = RESAMPLES
     while left:  # in pieces: a long run has thousands of rounds
         piece = min(left, max(1, 1_000_000 // count))
-        medians.append(np.median(ratios[rng.integers(count, size=(piece, count))], axis=1))
+        medians.append(np.median(values[rng.integers(count, size=(piece, count))], axis=1))
         left -= piece
-    low, high = np.percentile(np.concatenate(medians), [2.5, 97.5])
-    return RatioEstimate(float(np.median(ratios)), float(low), float(high))
+    return np.concatenate(medians)

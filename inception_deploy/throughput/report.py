@@ -59,6 +59,7 @@ class Row:
 
     Args:
         runs, rounds: timed runs, and the rounds they came from.
+        layouts: how often the sessions of the measurement were loaded for these rounds.
         queries_per_second, images_per_second: from the median latency, as the ratios are, so that
             the two agree; a query is one batch. Server: what was served per second.
         sustained_images_per_second: from the sum of all timed runs, and so from the mean latency,
@@ -92,6 +93,7 @@ class Row:
     latency_ms: Latency
     cov: float
     first_ms: float
+    layouts: int = 1
     scenario: Scenario = "single-stream"
     threads: int | None = None
     streams: int = 1

@@ -10,7 +10,7 @@ from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 from numpy.typing import NDArray
 
@@ -19,7 +19,16 @@ from inception_deploy.throughput.energy import EnergyMeter
 from inception_deploy.throughput.latency import distribution, outliers, summarise
 from inception_deploy.throughput.report import Row, Scenario
 
-__all__ = ["BLOCK_RUNS", "BLOCK_SECONDS", "NOISY", "Candidate", "ManyRunner", "Runner", "Trial"]
+__all__ = [
+    "BLOCK_RUNS",
+    "BLOCK_SECONDS",
+    "NOISY",
+    "Candidate",
+    "Loadable",
+    "ManyRunner",
+    "Runner",
+    "Trial",
+]
 
 BLOCK_SECONDS = 0.1
 """A block has as many runs as fit, within `BLOCK_RUNS`: switching engines stays rare."""
@@ -43,6 +52,16 @@ ManyRunner: TypeAlias = Callable[[Iterable[NDArray[Any]]], Iterator[object]]
 """Runs many batches, several at once where it can; done when the iterator is exhausted."""
 
 
+class Loadable(Protocol):
+    """A session that can be loaded again after it was closed; its runner stays valid."""
+
+    def load(self) -> None:
+        """Load it."""
+
+    def close(self) -> None:
+        """Free what `load` took."""
+
+
 @dataclass(frozen=True)
 class Candidate:
     """Something that runs batches, loaded and ready.
@@ -61,6 +80,8 @@ class Candidate:
         macs: images → multiply-adds of running them at once; None where that is not known.
         gauge: key of the candidate whose rate of multiply-adds is this one's peak.
         ran: of a gauge, the precision that the engine says it computes in.
+        sessions: what `run` works on, to be loaded anew in the middle of a measurement; empty where
+            that cannot be done.
     """
 
     engine: str
@@ -77,6 +98,7 @@ class Candidate:
     macs: Callable[[int], int] | None = None
     gauge: str | None = None
     ran: str | None = None
+    sessions: Sequence[Loadable] = ()
 
     @property
     def key(self) -> str:
@@ -129,14 +151,15 @@ class Trial:
         clock: Callable[[], float],
         meter: EnergyMeter,
     ) -> None:
-        self.medians: list[float] = []
+        self.medians: list[list[float]] = [[]]
+        """Of each block, in seconds per query; one list per layout in memory."""
         self.block_runs = BLOCK_RUNS[0]
         self.candidate, self.batch = candidate, batch
         self._inputs, self._scenario = inputs, scenario
         self._clock, self._meter = clock, meter
         self._seconds = array("d")
         self._parts: dict[str, array[float]] = {}
-        self._first = math.nan
+        self._first = self._typical = math.nan
         self._steady = True
         self._queries = self._metered = 0
         self._processor = 0.0
@@ -154,8 +177,27 @@ class Trial:
                 break
         # one too slow for two windows within the limit has not been seen to waver
         self._steady = len(medians) < 2 or _steady(medians)
-        typical = medians[-1] if medians else self._first
-        self.block_runs = min(max(round(BLOCK_SECONDS / typical), BLOCK_RUNS[0]), BLOCK_RUNS[1])
+        self._typical = medians[-1] if medians else self._first
+        runs = round(BLOCK_SECONDS / self._typical)
+        self.block_runs = min(max(runs, BLOCK_RUNS[0]), BLOCK_RUNS[1])
+
+    @property
+    def block_seconds(self) -> float:
+        """What a block is expected to take, its untimed run included."""
+        return (self.block_runs + 1) * self._typical
+
+    @property
+    def reload_seconds(self) -> float:
+        """What loading anew is expected to take, with the first run; 0 without sessions."""
+        sessions = len(self.candidate.sessions)
+        return sessions * ((self.candidate.load_seconds or 0.0) + self._first)
+
+    def new_layout(self) -> None:
+        """After its sessions were loaded anew: warm up again, and keep what follows apart."""
+        if self.candidate.sessions:
+            self._run()
+            self._window()
+        self.medians.append([])
 
     def _window(self) -> list[float]:
         """Runs for `WINDOW_SECONDS`, at least three unless they are slow."""
@@ -177,7 +219,7 @@ class Trial:
             self._joules = (self._joules or 0.0) + spent
         self._queries += self.block_runs
         self._seconds.extend(timed)
-        self.medians.append(statistics.median(timed))
+        self.medians[-1].append(statistics.median(timed))
 
     def _one_by_one(self) -> list[float]:
         timed, tell = [], self.candidate.parts
@@ -215,7 +257,8 @@ class Trial:
             precision=mine.precision,
             batch=self.batch,
             runs=queries,
-            rounds=len(self.medians),
+            rounds=sum(map(len, self.medians)),
+            layouts=len(self.medians),
             images_per_second=self.batch * queries_per_second,
             queries_per_second=queries_per_second,
             sustained_images_per_second=self.batch * len(self._seconds) / math.fsum(self._seconds),

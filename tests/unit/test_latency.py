@@ -53,14 +53,14 @@ def test_constant_latency_does_not_vary():
 
 def test_ratio_of_rounds_cancels_what_slows_both():
     load = np.array([1.0, 5.0, 1.0, 2.0, 9.0, 1.0])
-    found = estimate_ratio(0.3 * load, 0.1 * load)
+    found = estimate_ratio([0.3 * load], [0.1 * load])
     assert (found.ratio, found.low, found.high) == pytest.approx((3, 3, 3))
 
 
 def test_ratio_is_the_same_each_time():
     rng = np.random.default_rng(3)
     base, other = rng.uniform(1, 2, 40), rng.uniform(1, 2, 40)
-    assert estimate_ratio(base, other) == estimate_ratio(base, other)
+    assert estimate_ratio([base], [other]) == estimate_ratio([base], [other])
 
 
 def test_ratio_interval_holds_the_truth_about_as_often_as_it_says():
@@ -69,12 +69,34 @@ def test_ratio_interval_holds_the_truth_about_as_often_as_it_says():
     for _ in range(200):
         base = 2.0 * rng.lognormal(sigma=0.05, size=25)
         other = 1.0 * rng.lognormal(sigma=0.05, size=25)
-        found = estimate_ratio(base, other)
+        found = estimate_ratio([base], [other])
         assert found.low <= found.ratio <= found.high
         inside += found.low <= 2.0 <= found.high
     assert 0.90 <= inside / 200 <= 0.99
 
 
 def test_one_round_has_no_spread():
-    found = estimate_ratio([0.4], [0.2])
-    assert (found.ratio, found.low, found.high) == (2.0, 2.0, 2.0)
+    found = estimate_ratio([[0.4]], [[0.2]])
+    assert (found.ratio, found.low, found.high) == pytest.approx((2.0, 2.0, 2.0), abs=1e-12)
+
+
+def test_layouts_in_which_two_changed_places_cancel_out():
+    # in the first the candidate has the better place by 3 %, in the second the baseline has
+    found = estimate_ratio([[2.06] * 9, [2.0]], [[1.0] * 9, [1.03]])
+    assert found.ratio == pytest.approx(2.0)  # nine rounds of one weigh as much as one of the other
+    assert (found.low, found.high) == pytest.approx((2 / 1.03, 2.06))
+
+
+def test_interval_of_layouts_holds_the_truth_where_that_of_rounds_does_not():
+    rng = np.random.default_rng(0)
+    layouts = rounds = 0
+    for _ in range(100):
+        places = rng.lognormal(sigma=0.02, size=(8, 1))  # a layout stays as it is for its rounds
+        base = 2.0 * places * rng.lognormal(sigma=0.001, size=(8, 10))
+        other = rng.lognormal(sigma=0.001, size=(8, 10))
+        found = estimate_ratio(base, other)
+        layouts += found.low <= 2.0 <= found.high
+        found = estimate_ratio(base[:1], other[:1])
+        rounds += found.low <= 2.0 <= found.high
+    assert layouts >= 80
+    assert rounds <= 20

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import json
 from collections.abc import Iterator
 
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 from inception_deploy.errors import BadInput, BundleError, StageError
-from inception_deploy.throughput import Candidate, ThroughputReport, harness, measure
+from inception_deploy.throughput import Candidate, ThroughputReport, harness, measure, turns
 
 
 class World:
@@ -116,7 +117,17 @@ def test_blocks_alternate_and_the_order_rotates():
     timed = [name for name, _ in world.log][-6 * 3 * 4 :]
     order = [timed[i] for i in range(0, len(timed), 4)]
     assert all(len(set(timed[i : i + 4])) == 1 for i in range(0, len(timed), 4))
-    assert order == [*"abc", *"bca", *"cab", *"abc", *"bca", *"cab"]
+    assert order == [*"abc", *"cba", *"bca", *"acb", *"cab", *"bac"]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4])
+def test_every_candidate_has_every_place_and_follows_every_other_as_often(count):
+    rounds = [turns.order(range(count), done) for done in range(2 * count)]
+    for place in range(count):
+        taken = [found[place] for found in rounds]
+        assert all(taken.count(item) == 2 for item in range(count))
+    follows = [pair for found in rounds for pair in itertools.pairwise(found)]
+    assert all(follows.count(pair) == follows.count(pair[::-1]) > 0 for pair in follows)
 
 
 def test_first_run_of_every_block_is_not_timed():
@@ -172,6 +183,101 @@ def test_every_batch_size_is_made_once_and_shared():
     measure([runner("a"), runner("b")], make_batch, batches=(4, 2), seconds=0.1, clock=world.clock)
     assert made == [4, 2]
     assert seen["a"] == seen["b"]
+
+
+# ---------------------------------------------------------------- layouts in memory
+
+
+class Memory:
+    """Sessions on one graph, each as slow as the place where it lies: the first place is worst."""
+
+    def __init__(self, world: World, *places: float, load: float = 0.01) -> None:
+        self.world, self.places, self.load_seconds = world, places, load
+        self.loaded: list[str] = []
+        self.loads: list[str] = []
+
+    def candidate(self, name: str, seconds: float, *, again: bool = True) -> Candidate:
+        """Takes `seconds`, and the share of its place on top."""
+        memory, world = self, self.world
+
+        class Fake:
+            place = 0
+
+            def load(self) -> None:
+                self.place = len(memory.loaded)
+                memory.loaded.append(name)
+                memory.loads.append(name)
+                world.now += memory.load_seconds
+
+            def close(self) -> None:
+                memory.loaded.remove(name)
+
+        session = Fake()
+        session.load()
+
+        def run(inputs: np.ndarray) -> None:
+            assert name in memory.loaded
+            world.log.append((name, len(inputs)))
+            world.now += seconds * (1 + memory.places[session.place])
+
+        kept = (session,) if again else ()
+        return Candidate(name, "graph", "fp32", run, self.load_seconds, sessions=kept)
+
+
+def test_what_was_loaded_first_has_no_part_in_the_ratio():
+    for again, ratio, layouts in ((True, 1.0, 4), (False, 1.02, 1)):
+        world = World()
+        memory = Memory(world, 0.02, 0.0)
+        pair = [memory.candidate(name, 0.01, again=again) for name in "ab"]
+        found = world.measure(*pair, seconds=2)
+        assert found.ratios[0].ratio == pytest.approx(ratio)
+        assert {row.layouts for row in found.rows} == {layouts}
+        assert memory.loads == [*"ab", *("ba" * again), *("ab" * again), *("ba" * again)]
+        assert sum(row.runs * 0.0101 for row in found.rows) == pytest.approx(4, rel=0.15)
+        interval = found.ratios[0].ci95
+        # and its interval owns up to the places
+        assert interval == pytest.approx((1 / 1.02, 1.02) if again else (1.02, 1.02))
+
+
+def test_a_layout_is_warmed_up_before_it_is_timed():
+    world = World()
+    runs: list[float] = []
+
+    class Cold:
+        def load(self) -> None:
+            runs.clear()
+
+        def close(self) -> None:
+            pass
+
+    def run(inputs: np.ndarray) -> None:
+        runs.append(0.05 if len(runs) < 3 else 0.01)
+        world.now += runs[-1]
+
+    cold = Candidate("cold", "graph", "fp32", run, 0.01, sessions=(Cold(),))
+    found = world.measure(cold, world.candidate("other", 0.01), seconds=2)
+    assert found.rows[0].layouts == 4
+    assert found.rows[0].latency_ms.max == pytest.approx(10)
+    assert found.warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "load", "layouts", "rounds"),
+    [
+        (0.01, 0.1, 4, 20),
+        (0.01, 0.4, 2, 20),  # loading twice four times would take longer than half of 4 s
+        (0.01, 2.0, 1, 20),
+        (0.4, 0.1, 2, 5),  # five rounds are too few for four layouts
+        (9.0, 0.1, 1, 5),
+    ],
+)
+def test_layouts_are_as_many_as_there_is_time_for(seconds, load, layouts, rounds):
+    world = World()
+    memory = Memory(world, 0.0, 0.0, load=load)
+    found = world.measure(*(memory.candidate(name, seconds) for name in "ab"), seconds=2)
+    assert {row.layouts for row in found.rows} == {layouts}
+    assert all(abs(row.rounds - rounds) <= 2 for row in found.rows)
+    assert len(memory.loads) == 2 * layouts
 
 
 # ---------------------------------------------------------------- warm-up and noise
