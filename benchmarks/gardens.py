@@ -20,20 +20,18 @@ from benchmarks.subjects import Subject
 from inception_deploy.artifact import Golden, model_digest
 from inception_deploy.bundle import Bundle, save_golden
 from inception_deploy.calibrate import observe
-from inception_deploy.channels import observe_channels
+from inception_deploy.calibration import informed
 from inception_deploy.compare import reference_of_bundle
 from inception_deploy.engines import ENGINES, Engine
 from inception_deploy.errors import StageError
 from inception_deploy.fuse import rewritings
 from inception_deploy.golden import record_golden
 from inception_deploy.graphs import METADATA_PREFIX
-from inception_deploy.images import GOLDEN_IMAGES, ImageSet
+from inception_deploy.images import GOLDEN_IMAGES, ImageSet, choose_images
 from inception_deploy.locate.inputs import images_of
 from inception_deploy.manifest import graph_facts
 from inception_deploy.observation import observed
-from inception_deploy.pipeline import CHANNEL_BATCH, CHANNEL_IMAGES
-from inception_deploy.precisions import PRECISIONS, Precision
-from inception_deploy.precisions.int8 import Int8
+from inception_deploy.precisions import PRECISIONS
 from inception_deploy.preprocess import Preprocessing
 from inception_deploy.progress import SilentProgress
 from inception_deploy.ranges import Ranges
@@ -139,66 +137,47 @@ class Garden:
         return model
 
     @cached_property
-    def _precision(self) -> Precision:
-        """As `deploy` had it: with what was seen of the channels, where it wants that."""
-        recipe = Recipe.from_dict(dict(self.bundle.manifest["recipe"]))
-        target = TARGETS.get(recipe.target)
-        precision = PRECISIONS.get(self.precision)
-        precision = precision.at(target.placement, reduce_range=recipe.reduce_range)
-        fused = self.fused(self.exported)
-        watched = precision.watched(fused) if precision.needs_ranges else None
-        if watched is None:
-            return precision
-        from inception_deploy.images import choose_images
+    def _recipe(self) -> Recipe:
+        return Recipe.from_dict(dict(self.bundle.manifest["recipe"]))
 
-        chosen = choose_images(
+    @cached_property
+    def _calibration(self) -> ImageSet:
+        recipe = self._recipe
+        return choose_images(
             recipe.calibration or recipe.data or self.reference.default_data,
             self.reference.preprocessing,
             count=recipe.calibration_size,
             seed=recipe.seed + 1,
             skip_bad=False,
             split="train",
-        ).spread(CHANNEL_IMAGES)
-        statistics = observe_channels(
-            fused,
-            (batch.inputs for batch in chosen.batches(CHANNEL_BATCH)),
-            tensors=tuple(watched),
-            engine=_onnxruntime(),
-            total=chosen.batch_count(CHANNEL_BATCH),
         )
-        return precision.informed(statistics)
 
     def lowered(
         self, fused: onnx.ModelProto, table: Mapping[str, Any] | None = None
     ) -> onnx.ModelProto:
-        """A rewritten graph in the bundle's precision, unproven, with the correct ranges."""
-        values = table or self.site.table
-        ranges = None if values is None else Ranges.from_dict(values)
-        if ranges is not None:
-            watched = self._precision.watched(fused) or observed(fused)
-            if any(name not in ranges.tensors for name in watched):
-                # a tensor that the fault brought along: its range is taken as it is
-                seen = observe(
-                    fused, [self.inputs[:16]], engine=_onnxruntime(), data_digest="", total=1
-                )
-                ranges = replace(ranges, tensors={**seen.tensors, **ranges.tensors})
-        return self._knowing(fused).lower(fused, ranges).model
+        """A rewritten graph in the bundle's precision, unproven, with the correct ranges.
 
-    def _knowing(self, fused: onnx.ModelProto) -> Precision:
-        """The precision, without what it knows of channels that this graph does not have.
-
-        A fault may keep a rewrite from running that brings channels along.
+        What else the precision has to know it finds out on this very graph, as `deploy` would.
         """
-        precision = self._precision
-        if not isinstance(precision, Int8) or not precision.statistics:
-            return precision
-        shapes = {v.name: v.type.tensor_type.shape.dim for v in fused.graph.value_info}
-        same = {
-            name: seen
-            for name, seen in precision.statistics.items()
-            if name not in shapes or shapes[name][1].dim_value == len(seen.mean)
-        }
-        return precision.informed(same)
+        recipe = self._recipe
+        target = TARGETS.get(recipe.target)
+        precision = PRECISIONS.get(self.precision)
+        precision = precision.at(target.placement, reduce_range=recipe.reduce_range)
+        values = table or self.site.table
+        if values is None:
+            return precision.lower(fused, None).model
+        ranges = Ranges.from_dict(values)
+        watched = precision.watched(fused)
+        if any(name not in ranges.tensors for name in watched or observed(fused)):
+            # a tensor that the fault brought along: its range is taken as it is
+            seen = observe(
+                fused, [self.inputs[:16]], engine=_onnxruntime(), data_digest="", total=1
+            )
+            ranges = replace(ranges, tensors={**seen.tensors, **ranges.tensors})
+        if watched is not None:
+            silent = SilentProgress()
+            precision = informed(recipe, fused, self._calibration, precision, ranges, silent)
+        return precision.lower(fused, ranges).model
 
 
 def _onnxruntime() -> Engine:

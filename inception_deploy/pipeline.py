@@ -12,9 +12,7 @@ from torch import nn
 
 from inception_deploy.artifact import Artifact, Golden
 from inception_deploy.bundle import Bundle, file_digest, save_golden, staged, write_json
-from inception_deploy.calibrate import calibrate, observe, observe_histograms
-from inception_deploy.calibrators import calibrator
-from inception_deploy.channels import observe_channels
+from inception_deploy.calibration import calibrated
 from inception_deploy.dataset import Batch
 from inception_deploy.deployed import deployed_session, runner
 from inception_deploy.engines import ENGINES, Engine, Network, Session
@@ -31,9 +29,9 @@ from inception_deploy.onnx_file import OnnxNetwork
 from inception_deploy.parity import ParityReport
 from inception_deploy.pixel_front import PixelFront
 from inception_deploy.pixels import fed, take_pixels
-from inception_deploy.precisions import PRECISIONS, Precision
+from inception_deploy.precisions import PRECISIONS
 from inception_deploy.progress import Progress, SilentProgress
-from inception_deploy.ranges import Ranges, load_table
+from inception_deploy.ranges import Ranges
 from inception_deploy.recipe import Layout, Recipe
 from inception_deploy.reference import Reference, load_reference
 from inception_deploy.report import write_report
@@ -48,12 +46,6 @@ from inception_deploy.trials import (
 )
 
 __all__ = ["deploy", "reference_of"]
-
-CHANNEL_IMAGES = 64
-"""Images that channel means are taken over; means settle sooner than ranges do."""
-
-CHANNEL_BATCH = 2
-"""At a time: every tensor that is looked at is alive until the end of a run."""
 
 
 def deploy(
@@ -97,7 +89,7 @@ def deploy(
         exported = _graph(reference, golden, recipe, progress)
         taking = _taking(exported, reference, recipe, shown, progress)
         fused = fuse(taking, target.rewrites(recipe.precision), progress=progress)
-        precision, ranges = _calibrate(recipe, fused, images, precision, progress)
+        precision, ranges = calibrated(recipe, fused, images, precision, progress)
         precision, ranges, mixing = mix(
             recipe, reference, fused, images, precision, ranges, runs, output, progress
         )
@@ -207,70 +199,6 @@ def _taking(
         return artifact
     pixels = fed(shown, layout)
     return take_pixels(artifact, reference.preprocessing, layout, pixels, progress=progress)
-
-
-def _calibrate(
-    recipe: Recipe,
-    artifact: Artifact,
-    images: ImagePlan,
-    precision: Precision,
-    progress: Progress,
-) -> tuple[Precision, Ranges | None]:
-    """What the precision has to know of the activations: it, informed, and their ranges.
-
-    Ranges are the graph's own, so that one engine takes them for all targets.
-    """
-    engine = ENGINES.get("onnxruntime")
-    if not precision.needs_ranges:
-        return precision, None
-    chosen, model, layout = images.calibration, artifact.model, recipe.pixel_layout
-    watched = precision.watched(model)
-    if watched is None:
-        ranges = observe(
-            model,
-            (fed(batch, layout) for batch in chosen.batches()),
-            engine=engine,
-            data_digest=chosen.dataset.digest,
-            total=chosen.batch_count(),
-            progress=progress,
-        )
-        return precision, ranges
-    table = recipe.calibration_table
-    if table is not None:
-        ranges = load_table(table)
-        ranges.check(model=artifact.digest)
-    else:
-        histograms = observe_histograms(
-            model,
-            (fed(batch, layout) for batch in chosen.batches()),
-            tensors=tuple(watched),
-            engine=engine,
-            data_digest=chosen.dataset.digest,
-            total=chosen.batch_count(),
-            progress=progress,
-        )
-        method = calibrator(recipe.calibrator)
-        ranges = calibrate(histograms, method, precision.grid, watched)
-    few = chosen.spread(CHANNEL_IMAGES)
-    statistics = observe_channels(
-        model,
-        (fed(batch, layout) for batch in few.batches(CHANNEL_BATCH)),
-        tensors=tuple(watched),
-        engine=engine,
-        total=few.batch_count(CHANNEL_BATCH),
-        progress=progress,
-    )
-    if precision.needs_exact:
-        exact = observe(
-            model,
-            (fed(batch, layout) for batch in few.batches(CHANNEL_BATCH)),
-            engine=engine,
-            data_digest=few.dataset.digest,
-            total=few.batch_count(CHANNEL_BATCH),
-            progress=progress,
-        )
-        precision = precision.knowing(exact)
-    return precision.informed(statistics), ranges
 
 
 def _save(directory: Path, exported: Artifact, lowered: Artifact, ranges: Ranges | None) -> None:

@@ -26,6 +26,7 @@ __all__ = [
     "PrecisionName",
     "Recipe",
     "TargetName",
+    "WeightRounding",
     "serves",
 ]
 
@@ -36,6 +37,7 @@ PrecisionName: TypeAlias = Literal["fp32", "fp16", "bf16", "int8", "fp8"]
 TargetName: TypeAlias = Literal[
     "onnxruntime", "openvino", "tensorrt", "tensorrt-rtx", "torch-inductor"
 ]
+WeightRounding: TypeAlias = Literal["gptq", "nearest"]
 
 
 _BUILT = ("tensorrt", "tensorrt-rtx")
@@ -81,6 +83,8 @@ class Recipe:
             `data`'s.
         calibration_size: how many of them.
         calibrator: chooses the ranges of INT8 activations; a parameter follows a colon.
+        weight_rounding: of INT8 weights: by what their layers read of the calibration images, or
+            each to its nearest.
         reduce_range: 7-bit weights for INT8, which x86 without VNNI needs; None looks at the
             machine.
         data: labelled images for parity; None takes the weights' own data set where they have one,
@@ -116,6 +120,7 @@ class Recipe:
     calibration: str | None = None
     calibration_size: int = 256
     calibrator: str = "auto"
+    weight_rounding: WeightRounding = "gptq"
     reduce_range: bool | None = None
     data: str | None = None
     data_size: int = 1000
@@ -134,6 +139,7 @@ class Recipe:
             ("layout", (None, *get_args(Layout))),
             ("precision", get_args(PrecisionName)),
             ("target", get_args(TargetName)),
+            ("weight_rounding", get_args(WeightRounding)),
         ):
             if getattr(self, name) not in choices:
                 known = ", ".join(choice for choice in choices if choice)

@@ -26,6 +26,7 @@ from inception_deploy.recipe import (
     PrecisionName,
     Recipe,
     TargetName,
+    WeightRounding,
 )
 
 __all__ = ["command"]
@@ -85,6 +86,11 @@ def _recipe(path: Path | None, options: dict[str, Any]) -> Recipe:
     "--calibrator",
     metavar="NAME",
     help="min_max, percentile[:99.99], entropy, mse or auto (INT8).  [auto]",
+)
+@click.option(
+    "--weight-rounding",
+    type=click.Choice(get_args(WeightRounding)),
+    help="INT8 weights: by what their layers read, or each to its nearest.  [gptq]",
 )
 @click.option(
     "--reduce-range/--full-range",

@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from inception_deploy.artifact import opset_of
+from inception_deploy.lowering.qdq import MOVED, RESTORED
+from inception_deploy.weight_rounding import REACH
 
 __all__ = ["Anatomy", "Grid", "Weights"]
 
@@ -62,12 +64,15 @@ class Weights:
         unit: how far each may be from the float that it was made of, broadcastable to `values`.
         cut: where a value lies at the end of its grid: beyond it anything may have been cut off.
         exact: the values are written in float32.
+        reach: how much further each may be where weights are rounded by what their layers read,
+            and not to nearest; broadcastable to `values`.
     """
 
     values: NDArray[np.float32]
     unit: NDArray[np.float64]
     cut: NDArray[np.bool_] | None
     exact: bool
+    reach: NDArray[np.float64] | float = 0.0
 
 
 @dataclass(frozen=True)
@@ -152,7 +157,8 @@ class Anatomy:
         cut = None
         if steps.dtype != np.int32:  # a bias: 32 bits cut nothing
             cut = np.abs(offsets) == np.abs(offsets).max(initial=0)
-        return Weights(values, np.broadcast_to(_SLACK * wide / 2, values.shape), cut, False)
+        unit = np.broadcast_to(_SLACK * wide / 2, values.shape)
+        return Weights(values, unit, cut, False, 0.0 if cut is None else 2 * REACH * unit)
 
     def _product(self, node: onnx.NodeProto) -> Weights | None:
         """Weights of a 1×1 convolution that was lowered to a product of integers, whose scales are
@@ -165,7 +171,8 @@ class Anatomy:
         wide = scales.astype(np.float64).reshape(-1, 1, 1, 1)
         values = (offsets * wide).astype(np.float32)
         cut = np.abs(offsets) == np.abs(offsets).max(initial=0)
-        return Weights(values, np.broadcast_to(_SLACK * wide / 2, values.shape), cut, False)
+        unit = np.broadcast_to(_SLACK * wide / 2, values.shape)
+        return Weights(values, unit, cut, False, 2 * REACH * unit)
 
     def _scales_behind(self, node: onnx.NodeProto) -> NDArray[Any] | None:
         """The scales per channel in: sums → Cast → Mul by (scale of the input × scales)."""
@@ -181,7 +188,8 @@ class Anatomy:
 
     def grid(self, tensor: str) -> Grid | None:
         """The grid that `tensor` was put on last; None where it was not."""
-        writer = self.writers.get(tensor)
+        stored, shift = self._stored(tensor)
+        writer = self.writers.get(stored)
         if writer is None or writer.op_type != "DequantizeLinear":
             return None
         if any(name not in self.constants for name in writer.input[1:]):
@@ -195,11 +203,33 @@ class Anatomy:
             return Grid(32 * unit, -448 * unit, 448 * unit)
         limits, step = np.iinfo(zero.dtype), float(scale.reshape(()))
         origin = int(zero.reshape(()))
-        return Grid(step, (limits.min - origin) * step, (limits.max - origin) * step)
+        low, high = (limits.min - origin) * step, (limits.max - origin) * step
+        return Grid(step, low + shift, high + shift)
+
+    def shift(self, tensor: str) -> float:
+        """What the stored values of `tensor` lack (`placements/_shifts.py`); 0 for most."""
+        return self._stored(tensor)[1]
+
+    def _stored(self, tensor: str) -> tuple[str, float]:
+        """The tensor that is stored for `tensor`, maybe itself, and what it lacks."""
+        writer = self.writers.get(tensor)
+        if writer is None or not writer.name.endswith(RESTORED):
+            return tensor, 0.0
+        if writer.op_type == "Relu":
+            return self._stored(writer.input[0])
+        behind = self.writers[writer.input[0]]
+        stored = behind.input[0] if behind.op_type == "Cast" else writer.input[0]
+        return stored, float(numpy_helper.to_array(self.constants[writer.input[1]]))
+
+    def carries(self, node: onnx.NodeProto) -> bool:
+        """Whether the bias of a node carries the shift of what it reads or writes."""
+        readers = [r for name in node.output for r in self.readers.get(name, ())]
+        readers += [r for c in readers if c.op_type == "Cast" for r in self.readers[c.output[0]]]
+        return MOVED in node.input[0] or any(r.name.endswith(RESTORED) for r in readers)
 
     def scales_apart(self, tensor: str) -> tuple[float, float] | None:
         """Scales that a tensor is quantised and dequantised with, where they are not the same."""
-        back = self.writers.get(tensor)
+        back = self.writers.get(self._stored(tensor)[0])
         if back is None or back.op_type != "DequantizeLinear":
             return None
         there = self.writers.get(back.input[0])
@@ -215,8 +245,10 @@ class Anatomy:
         return (first, second) if first != second else None
 
     def steps(self, nodes: Iterator[onnx.NodeProto]) -> list[onnx.NodeProto]:
-        """Those of `nodes` that compute something: no quantisers, no casts, no weights' way."""
-        return [n for n in nodes if n.op_type not in (*_QUANTISERS, "Cast", "Identity")]
+        """Those of `nodes` that compute something: no quantisers, no casts, no weights' way, and
+        nothing that puts a shift back."""
+        others = (*_QUANTISERS, "Cast", "Identity")
+        return [n for n in nodes if n.op_type not in others and not n.name.endswith(RESTORED)]
 
 
 def _eight_bit_floats(steps: NDArray[Any], scale: NDArray[Any]) -> Weights:
@@ -249,4 +281,5 @@ def _channels_first(
     if not turned or weights.values.ndim != 2:
         return weights
     cut = None if weights.cut is None else weights.cut.T
-    return Weights(weights.values.T, weights.unit.T, cut, weights.exact)
+    reach = weights.reach if isinstance(weights.reach, float) else weights.reach.T
+    return Weights(weights.values.T, weights.unit.T, cut, weights.exact, reach)

@@ -148,6 +148,7 @@ def weights_apart(
     """How the weights of a node are further from those before than their format explains.
 
     Biases of integer convolutions are left out: they carry the correction of the weights' rounding.
+    So are those that carry a shift.
     """
     yield from _weights(node, after, was, before)
 
@@ -156,10 +157,10 @@ def _weights(
     node: onnx.NodeProto, after: Anatomy, was: onnx.NodeProto, before: Anatomy
 ) -> Iterator[str]:
     now, then = after.weights(node), before.weights(was)
-    integers = any(w.cut is not None for w in now.values())
+    carries = any(w.cut is not None for w in now.values()) or after.carries(node)
     for position in sorted(now.keys() & then.keys()):
         here, there = now[position], then[position]
-        if integers and position == 2:
+        if carries and position == 2:
             continue
         called = {1: "weights", 2: "bias"}.get(position, "constant")
         if here.values.shape != there.values.shape:
@@ -177,11 +178,12 @@ def _weights(
 
 def _unit(here: Weights, there: Weights) -> NDArray[np.float64]:
     """How far each weight may be off; what lies at its grid's end may have been cut off."""
+    unit = here.unit + here.reach
     if here.cut is None:
-        return here.unit
+        return unit
     beyond = np.where(np.sign(there.values) == np.sign(here.values), np.abs(there.values), 0.0)
     reach = np.maximum(beyond - np.abs(here.values), 0.0)
-    return np.where(here.cut, np.maximum(here.unit, reach), here.unit)
+    return np.where(here.cut, np.maximum(unit, reach), unit)
 
 
 def _apart(here: Array, there: Array, unit: Array) -> str | None:

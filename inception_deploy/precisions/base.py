@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -13,6 +13,7 @@ from inception_deploy.artifact import Applied, Refused
 from inception_deploy.calibrators import Grid
 from inception_deploy.channels import ChannelStatistics
 from inception_deploy.ranges import Ranges
+from inception_deploy.weight_rounding import InputMoments
 
 __all__ = ["FP32_BOUND", "Lowering", "Precision"]
 
@@ -78,6 +79,18 @@ class Precision(ABC):
     def informed(self, statistics: Mapping[str, ChannelStatistics]) -> Self:
         """This precision, knowing what was seen of the channels of the `watched` tensors."""
         del statistics
+        return self
+
+    def rounds(self, model: onnx.ModelProto) -> tuple[str, ...]:
+        """Nodes of `model` whose weights this precision can round by what they read (`rounded`)."""
+        del model
+        return ()
+
+    def rounded(
+        self, model: onnx.ModelProto, ranges: Ranges, moments: Iterable[tuple[str, InputMoments]]
+    ) -> Self:
+        """This precision, knowing weights of `model` rounded by the moments of what nodes read."""
+        del model, ranges, moments
         return self
 
     executable: bool = True

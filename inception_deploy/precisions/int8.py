@@ -8,7 +8,7 @@ placement; this file does the arithmetic and states the bound.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -26,21 +26,15 @@ from inception_deploy.placements import PLACEMENTS, Placement, Plan
 from inception_deploy.placements.base import WEIGHTED
 from inception_deploy.precisions._carrying import carrying
 from inception_deploy.precisions._fp16_rules import UNIT as HALF_UNIT
-from inception_deploy.precisions._high import half_grid, half_scales, lower_floats
+from inception_deploy.precisions._high import half_grid, lower_floats
+from inception_deploy.precisions._int8_weights import WeightWriter
 from inception_deploy.precisions._weights import float_weights, fp32_graph
 from inception_deploy.precisions.base import FP32_BOUND, Lowering, Precision
 from inception_deploy.precisions.fp16 import CONFIDENCE as HALF_CONFIDENCE
 from inception_deploy.precisions.fp16 import decide, roundings
-from inception_deploy.quantisation import (
-    QuantisedWeights,
-    Quantiser,
-    activation_quantiser,
-    bias_correction,
-    on_scales,
-    quantise_weights,
-    widened,
-)
+from inception_deploy.quantisation import QuantisedWeights, Quantiser, activation_quantiser
 from inception_deploy.ranges import Ranges, TensorRange
+from inception_deploy.weight_rounding import InputMoments, RoundedWeights
 
 __all__ = ["PRECISIONS", "Int8", "saturates"]
 
@@ -74,6 +68,7 @@ class Int8(Precision):
         exclude: names of nodes that stay float.
         statistics: of the activations, for bias correction; a convolution whose input has none is
             not corrected.
+        rounding: node → its weights, rounded by what the node reads; others are rounded to nearest.
         seen: exact ranges of all tensors, for a placement whose floats become float16.
     """
 
@@ -82,6 +77,7 @@ class Int8(Precision):
     clip_weights: bool = False
     exclude: frozenset[str] = frozenset()
     statistics: Mapping[str, ChannelStatistics] = field(default_factory=dict)
+    rounding: Mapping[str, RoundedWeights] = field(default_factory=dict)
     seen: Ranges | None = None
     name = "int8"
     needs_ranges = True
@@ -113,6 +109,22 @@ class Int8(Precision):
 
     def knowing(self, ranges: Ranges) -> Int8:
         return replace(self, seen=ranges)
+
+    def rounds(self, model: onnx.ModelProto) -> tuple[str, ...]:
+        graph = fp32_graph(model, stage=STAGE)
+        placed = frozenset(self._plan(graph).nodes)
+        return tuple(
+            node.name
+            for node in graph.graph.node
+            if node.name in placed and node.op_type in WEIGHTED
+        )
+
+    def rounded(
+        self, model: onnx.ModelProto, ranges: Ranges, moments: Iterable[tuple[str, InputMoments]]
+    ) -> Int8:
+        graph = fp32_graph(model, stage=STAGE)
+        grids = self._grids(self._plan(graph), ranges, _pixels(graph))
+        return replace(self, rounding=self._writer.rounded(graph, grids, moments))
 
     def watched(self, model: onnx.ModelProto) -> Mapping[str, int]:
         return self._plan(fp32_graph(model, stage=STAGE)).groups
@@ -152,6 +164,7 @@ class Int8(Precision):
             facts={
                 "placement": self.placement.name,
                 "weight_bits": self.bits,
+                "rounded_by_moments": sum(name in self.rounding for name in weights),
                 "roundings": depth,
                 "quantised_tensors": len(plan.groups),
                 "grids": len(plan.members()),
@@ -233,28 +246,13 @@ class Int8(Precision):
         self, graph: onnx.ModelProto, plan: Plan, grids: Mapping[str, Quantiser]
     ) -> tuple[dict[str, QuantisedWeights], dict[str, NDArray[np.float64]]]:
         """Weights in integers and biases in float64, by node."""
-        values, placed = float_weights(graph), set(plan.nodes)
-        weights: dict[str, QuantisedWeights] = {}
-        biases: dict[str, NDArray[np.float64]] = {}
-        for node in graph.graph.node:
-            if node.name not in placed or node.op_type not in WEIGHTED:
-                continue
-            own = values[node.input[1]]
-            grid = quantise_weights(own, bits=self.bits, clip=self.clip_weights)
-            if self.placement.high != "fp32":
-                grid = on_scales(own, half_scales(grid.scales), bits=self.bits)
-            given = node.input[2] if len(node.input) > 2 else ""
-            bias = values[given].astype(np.float64).reshape(-1) if given else None
-            if bias is not None and self.placement.adds_in_integers(node.op_type):
-                grid = widened(grid, own, bias, grids[node.input[0]].scale, bits=self.bits)
-            weights[node.name] = grid
-            seen = self.statistics.get(node.input[0])
-            if seen is not None:
-                correction = bias_correction(own, grid, seen.mean)
-                bias = -correction if bias is None else bias - correction
-            if bias is not None:
-                biases[node.name] = bias
-        return weights, biases
+        return self._writer.write(graph, frozenset(plan.nodes), grids)
+
+    @property
+    def _writer(self) -> WeightWriter:
+        return WeightWriter(
+            self.placement, self.bits, self.clip_weights, self.statistics, self.rounding
+        )
 
 
 def saturates(machine: Machine) -> bool:
