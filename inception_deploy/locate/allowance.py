@@ -28,7 +28,16 @@ from inception_deploy.engines.base import Array
 from inception_deploy.locate.anatomy import Anatomy, Grid
 from inception_deploy.precisions.fp16 import CONFIDENCE
 
-__all__ = ["CLIPPED", "FLOAT32", "Allowance", "Cut", "allowance", "cut_off", "weights_explain"]
+__all__ = [
+    "CLIPPED",
+    "FLOAT32",
+    "Allowance",
+    "Cut",
+    "allowance",
+    "cut_off",
+    "stored_moved",
+    "weights_explain",
+]
 
 FLOAT32 = 2e-5
 """Of the largest value: a piece in float32, whose sums run in another order. The largest that any
@@ -95,6 +104,12 @@ def allowance(nodes: Sequence[onnx.NodeProto], shared_step: float, eight_bits: f
         bound = FLOAT32 + CONFIDENCE * max(halves) * math.sqrt(count)
         return Allowance(bound, f"{count} roundings to half precision")
     return Allowance(FLOAT32 * max(weighted, 1), "float32")
+
+
+def stored_moved(allowed: Allowance, shift: float) -> Allowance:
+    """`allowed`, of a tensor that half precision stores moved by `shift` largest values of its own:
+    bias and sum are rounded there."""
+    return Allowance(allowed.largest + CONFIDENCE * _HALVES[10] * shift, allowed.why)
 
 
 def cut_off(want: Array, own: Array, grid: Grid) -> Cut:

@@ -224,7 +224,8 @@ class Anatomy:
     def carries(self, node: onnx.NodeProto) -> bool:
         """Whether the bias of a node carries the shift of what it reads or writes."""
         readers = [r for name in node.output for r in self.readers.get(name, ())]
-        readers += [r for c in readers if c.op_type == "Cast" for r in self.readers[c.output[0]]]
+        casts = [name for r in readers if r.op_type == "Cast" for name in r.output]
+        readers += [r for name in casts for r in self.readers.get(name, ())]
         return MOVED in node.input[0] or any(r.name.endswith(RESTORED) for r in readers)
 
     def scales_apart(self, tensor: str) -> tuple[float, float] | None:

@@ -19,6 +19,7 @@ from inception_deploy.locate.allowance import (
     Cut,
     allowance,
     cut_off,
+    stored_moved,
     weights_explain,
 )
 from inception_deploy.locate.anatomy import Anatomy, Grid
@@ -179,6 +180,9 @@ class _Examination:
         scale = float(np.abs(step.want).max(initial=0.0))
         shared = grid.scale / 2 / scale if grid and scale else 0.0
         narrow, wide = (allowance(nodes, step_, self.eight_bits) for step_ in (0.0, shared))
+        moved = abs(self.anatomy.shift(step.tensor)) / scale if scale else 0.0
+        if moved:
+            narrow, wide = (stored_moved(a, moved) for a in (narrow, wide))
         if finite and scale and _excess(own, cut, narrow):
             explained = self._cancelling(steps, step) / scale
             narrow, wide = (_raised(a, explained) for a in (narrow, wide))
@@ -336,23 +340,23 @@ class _Examination:
                 continue
             step = max(grid.scale, 1e-6 * wanted.max_abs)
             low, high = min(wanted.minimum, 0.0), max(wanted.maximum, 0.0)
+            if self.anatomy.shift(tensor):
+                low = 0.0  # a ReLU's, also where the table was made for a grid around zero
             if grid.low > low + step or grid.high < high - step:
                 said = (
                     f"has a grid from {grid.low:.4g} to {grid.high:.4g}, calibration.json asks "
                     f"for {low:.4g} to {high:.4g}"
                 )
-                node = self.after.node_of(tensor)
-                place = self._place(self._quantised(node), tensor)
+                place = self._place(self._quantised(tensor), tensor)
                 why = ["clipped range: the graph was not made with this table"]
                 self._add(self.after.writers[tensor], place, "grid", said, why)
 
-    def _quantised(self, node: onnx.NodeProto) -> str:
-        """The node whose output goes through these quantisers."""
-        while (
-            node.op_type in ("DequantizeLinear", "QuantizeLinear")
-            and node.input[0] in self.after.writers
-        ):
-            node = self.after.node_of(node.input[0])
+    def _quantised(self, tensor: str) -> str:
+        """The node whose output goes through the quantisers of `tensor`."""
+        writers = self.anatomy.writers
+        node = writers[tensor]
+        while not self.anatomy.steps(iter([node])) and node.input[0] in writers:
+            node = writers[node.input[0]]
         return str(node.name)
 
 

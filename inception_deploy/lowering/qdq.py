@@ -34,7 +34,10 @@ from inception_deploy.quantisation import (
     quantised_bias,
 )
 
-__all__ = ["RESTORED", "quantised"]
+__all__ = ["MOVED", "RESTORED", "quantised"]
+
+MOVED = ":moved"
+"""Ends the names of tensors that are stored moved."""
 
 RESTORED = ":restored"
 """Ends the names of nodes that put a shift back, for no reader."""
@@ -89,6 +92,13 @@ class _Writer:
             for node in model.graph.node
             if node.name in plan.shifts.activations
         }
+        self.summands = {  # convolution behind which a sum is moved → by how much, down
+            str(node.output[0]): self._shift(carried.writes) - self._shift(carried.beside)
+            for node in model.graph.node
+            if (carried := plan.shifts.biases.get(node.name)) is not None
+            and (carried.writes or carried.beside)
+            and node.output[0] not in self.cut
+        }
         self.initialisers = {t.name: t for t in self.model.graph.initializer}
 
     def write(self) -> onnx.ModelProto:
@@ -97,7 +107,7 @@ class _Writer:
             if value.name in self.grids:
                 self._pair(value.name, value.name, f"{value.name}:quantised")
         inputs = {v.name: f"{v.name}:quantised" for v in graph.input if v.name in self.grids}
-        inputs |= {name: f"{name}:moved" for name in self.moved}
+        inputs |= {name: f"{name}{MOVED}" for name in (*self.moved, *self.summands)}
         placed = set(self.plan.nodes)
         for node in list(graph.node):
             for index, name in enumerate(node.input):
@@ -134,24 +144,27 @@ class _Writer:
         behind = self.cut.get(name, name)
         if behind in self.grids:
             return f"{behind}:float"
-        return f"{behind}:moved" if behind in self.moved else name
+        return f"{behind}{MOVED}" if behind in self.moved or behind in self.summands else name
 
     def _finished(self, name: str) -> None:
         """What follows behind a node that put out `name`: quantisers, and the shift put back."""
         if name in self.cut:
-            self._restored(name, self._raw(name), self.cut[name])
+            self._restored(name, self._raw(name), self._shift(self.moved[self.cut[name]]))
         elif name in self.grids:
             self._quantise(name)
+        elif name in self.summands:
+            self._restored(name, f"{name}{MOVED}", self.summands[name])
         elif name in self.moved:  # ahead of a quantiser nothing has cut at zero yet
-            signed = self._restored(f"{name}:signed", f"{name}:moved", name)
+            shift = self._shift(self.moved[name])
+            signed = self._restored(f"{name}:signed", f"{name}{MOVED}", shift)
             self._add("Relu", [signed], name, name=f"{name}{RESTORED}")
 
     def _quantise(self, name: str) -> None:
         if name not in self.moved:
             self._pair(name, f"{name}:float", name)
             return
-        self._pair(name, f"{name}:float", f"{name}:moved")
-        self._restored(name, f"{name}:moved", name)
+        self._pair(name, f"{name}:float", f"{name}{MOVED}")
+        self._restored(name, f"{name}{MOVED}", self._shift(self.moved[name]))
 
     def _taken_in(self, node: onnx.NodeProto) -> None:
         """A ReLU that the quantiser behind it takes in. In front of a concatenation it stays for
@@ -162,11 +175,14 @@ class _Writer:
         else:
             self.nodes.append(node)
 
-    def _restored(self, name: str, moved: str, grid_of: str) -> str:
-        """`name`: what is `moved`, with the shift of `grid_of` put back."""
-        quantised = self.moved[grid_of]
-        shift = self._constant(f"{quantised}:shift", np.float32(self.grids[quantised].shift))
-        return self._add("Add", [moved, shift], name, name=f"{name}{RESTORED}")
+    def _shift(self, tensor: str) -> float:
+        """How far down the values of a quantised tensor are stored; 0 for none."""
+        return self.grids[tensor].shift if tensor else 0.0
+
+    def _restored(self, name: str, moved: str, shift: float) -> str:
+        """`name`: what is `moved`, with the shift put back."""
+        constant = self._constant(f"{name}:shift", np.float32(shift))
+        return self._add("Add", [moved, constant], name, name=f"{name}{RESTORED}")
 
     def _moved_bias(self, node: onnx.NodeProto) -> None:
         """The bias of a convolution that stays float."""
