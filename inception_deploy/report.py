@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
@@ -23,7 +24,7 @@ from inception_deploy.reporting.facts import Facts
 from inception_deploy.reporting.plots import tradeoff
 from inception_deploy.reporting.speed import SCENARIO_COLUMNS
 from inception_deploy.reporting.tables import BLOCK_COLUMNS, TIMING_COLUMNS
-from inception_deploy.reporting.view import BundleView, ComparisonView
+from inception_deploy.reporting.view import BundleView, ComparisonView, SampleView
 
 __all__ = ["BundleData", "load_bundle", "render", "write_report"]
 
@@ -44,7 +45,7 @@ def render(bundles: Sequence[BundleData]) -> str:
     facts = [Facts(data) for data in bundles]
     style = resources.files("inception_deploy.reporting").joinpath("style.css").read_text("utf-8")
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
-    views = _pictured_once([BundleView.of(f, number) for number, f in enumerate(facts, 1)])
+    views = _drawn_once([BundleView.of(f, number) for number, f in enumerate(facts, 1)])
     return (
         _environment()
         .get_template("report.html.j2")
@@ -61,13 +62,27 @@ def render(bundles: Sequence[BundleData]) -> str:
     )
 
 
-def _pictured_once(views: Sequence[BundleView]) -> list[BundleView]:
-    """The same pictures of the preprocessing are shown once, and referred to further down."""
-    seen: dict[tuple[tuple[str, str, str], ...], str] = {}
+def _drawn_once(views: Sequence[BundleView]) -> list[BundleView]:
+    """The same pictures are written once: those of samples are drawn again from there, and those of
+    the preprocessing referred to."""
+    steps: dict[tuple[tuple[str, str, str], ...], str] = {}
+    times = Counter(sample.image for view in views for sample in view.samples)
+    shared = {image: f"p{n}" for n, image in enumerate(times, 1) if times[image] > 1}
+    drawn: set[str] = set()
+
+    def once(sample: SampleView) -> SampleView:
+        if sample.image not in shared:
+            return sample
+        again = sample.image in drawn
+        drawn.add(sample.image)
+        return replace(sample, picture=shared[sample.image], again=again)
+
     found = []
     for view in views:
-        first = seen.setdefault(tuple(view.step_pictures), view.anchor)
-        found.append(view if first == view.anchor else replace(view, pictured_in=first))
+        first = steps.setdefault(tuple(view.step_pictures), view.anchor)
+        pictured = None if first == view.anchor else first
+        samples = [once(sample) for sample in view.samples]
+        found.append(replace(view, pictured_in=pictured, samples=samples))
     return found
 
 

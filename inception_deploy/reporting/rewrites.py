@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ _FUSED = (
     "Edges are drawn as the file has them: between a convolution and its ReLU there is no"
     " quantiser, for engines run the two as one."
 )
+_FIGURE = re.compile(r"(?<![\w.])\d+(?:\.\d+)?(?:e[+-]?\d+)?(?!\w)")
 LARGEST = 40
 """Nodes: beyond that nobody reads a drawing."""
 
@@ -113,24 +115,35 @@ def _rewrite(stage: Record) -> RewriteView:
 def grouped_reasons(refused: Iterable[Record]) -> list[tuple[str, str]]:
     """(reason, how often and where), the most frequent first.
 
-    Reasons that differ only in what stands in quotes, tensors mostly, are one group.
+    Reasons that differ only in what stands in quotes, tensors mostly, or in one figure are one
+    group; of the figures it names the least and the greatest.
     """
     groups: dict[str, list[Record]] = {}
     for record in refused:
-        parts = record.text("reason").split("'")
-        groups.setdefault("…".join(parts[::2]) if len(parts) % 2 else "'".join(parts), []).append(
-            record
-        )
+        said = _unquoted(record.text("reason"))
+        figures = _FIGURE.findall(said)
+        groups.setdefault(_FIGURE.sub("#", said) if len(figures) == 1 else said, []).append(record)
     listed = sorted(groups.items(), key=lambda item: -len(item[1]))
     return [
-        (
-            found[0].text("reason") if len(found) == 1 else reason,
-            found[0].text("node")
-            if len(found) == 1
-            else f"{count(len(found))} nodes, first {found[0].text('node')}",
-        )
-        for reason, found in listed
+        (found[0].text("reason"), found[0].text("node"))
+        if len(found) == 1
+        else (_in_common(found), f"{count(len(found))} nodes, first {found[0].text('node')}")
+        for _, found in listed
     ]
+
+
+def _in_common(group: Sequence[Record]) -> str:
+    """What reasons of one group say."""
+    said = [_unquoted(record.text("reason")) for record in group]
+    if len(set(said)) == 1:
+        return said[0]
+    figures = sorted((figure for text in said for figure in _FIGURE.findall(text)), key=float)
+    return _FIGURE.sub(f"{figures[0]} to {figures[-1]}", said[0])
+
+
+def _unquoted(text: str) -> str:
+    parts = text.split("'")
+    return "…".join(parts[::2]) if len(parts) % 2 else text
 
 
 def blocks_of(facts: Facts) -> Blocks:

@@ -47,7 +47,11 @@ class StageView:
 
 @dataclass(frozen=True)
 class SampleView:
-    """One picture: (class, reference's probability, deployed's probability) per row."""
+    """One picture: (class, reference's probability, deployed's probability) per row.
+
+    Args:
+        picture: id of the picture, where the page has it more than once; `again` after the first.
+    """
 
     name: str
     image: str
@@ -55,6 +59,8 @@ class SampleView:
     verdict: str
     kind: str
     rows: list[tuple[str, str, str]]
+    picture: str | None = None
+    again: bool = False
 
 
 @dataclass(frozen=True)

@@ -544,4 +544,8 @@ def test_twenty_bundles_on_disk_share_their_pictures(tmp_path: Path) -> None:
     assert time.perf_counter() - started < 5
     assert len(page.encode()) < 3_000_000
     assert page.count("The first sample image after the step crop") == 1  # shown once
+    samples = len(load_bundle(paths[0]).sample_records)
+    assert page.count('<image id="p') == samples > 1
+    assert page.count("<use href=") == 19 * samples  # and drawn again without its bytes
+    assert page.count("data:image/") == samples + 4  # and the steps
     assert page.count("Pictures of each step: as for") == 19

@@ -35,6 +35,10 @@ addEventListener("load", () => {{
   const wide = [...page.body.querySelectorAll("*")]
     .filter((e) => !inside(e) && e.getBoundingClientRect().right > root.clientWidth + 1)
     .map((e) => e.tagName + "." + e.getAttribute("class"));
+  const narrow = [...page.querySelectorAll("caption, p, li, figcaption")]
+    .filter((e) => !inside(e) && e.textContent.trim().length > 20)
+    .filter((e) => e.getBoundingClientRect().width < 100)
+    .map((e) => e.tagName + ": " + e.textContent);
   const style = getComputedStyle(page.body);
   const texts = [...page.querySelectorAll(".chart text")].map((e) => {{
     const text = e.getBoundingClientRect();
@@ -43,7 +47,7 @@ addEventListener("load", () => {{
     return [e.textContent, out, text.height];
   }});
   document.body.textContent = JSON.stringify({{
-    scroll: root.scrollWidth, client: root.clientWidth, wide, margin: style.margin, texts,
+    scroll: root.scrollWidth, client: root.clientWidth, wide, narrow, margin: style.margin, texts,
   }});
 }});
 </script>"""
@@ -77,6 +81,7 @@ def test_fits_the_window(names: tuple[str, ...], width: int, tmp_path: Path) -> 
     layout = measured(names, width, tmp_path)
     assert layout["client"] == width
     assert layout["wide"] == []
+    assert layout["narrow"] == []  # nothing printed one letter below the other
     assert layout["scroll"] <= width
     assert layout["margin"] == "0px"  # the style sheet passed the page's own policy
     cut = [text for text, beyond, _ in layout["texts"] if beyond > 2]

@@ -159,6 +159,20 @@ def test_reasons_that_differ_in_a_name_are_one() -> None:
     assert found == [("its input … is float", "2 nodes, first n2"), ("its pads", "n1")]
 
 
+def test_reasons_that_differ_in_a_figure_are_one_with_its_range() -> None:
+    below = "'{}' stays below {}, which float16 only holds as subnormals"
+    figures = ("3.1e-05", "4e-06", "1.2e-05")
+    found = grouped_reasons(
+        refused(
+            *((f"n{n}", below.format(f"t{n}", figure)) for n, figure in enumerate(figures)),
+            *(("a", "reads 3 and 4"), ("b", "reads 3 and 5"), ("c", "int8 of x7"), ("d", "int4")),
+        )
+    )
+    told = "… stays below 4e-06 to 3.1e-05, which float16 only holds as subnormals"
+    assert found[0] == (told, "3 nodes, first n0")
+    assert [where for _, where in found[1:]] == [*"abcd"]  # two figures, or parts of a word
+
+
 def with_lowering(executed: dict[str, str] | None) -> BundleData:
     data = load_bundle(BUNDLE)
     nodes = ("inception3a.c1", "inception3a.c2", "inception3b.c1", "fc")
