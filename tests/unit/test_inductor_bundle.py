@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from damage import assert_not_opened_when_changed
 from torch import Tensor, nn
 
 from inception_deploy.bench import BenchOptions, bench_bundles
@@ -18,7 +19,6 @@ from inception_deploy.pipeline import deploy
 from inception_deploy.progress import SilentProgress
 from inception_deploy.recipe import BatchProfile, Recipe
 from inception_deploy.verify import verify
-from tests.damage import assert_not_opened_when_changed
 
 AVAILABLE = ENGINES.get("torch-inductor").availability()
 pytestmark = pytest.mark.skipif(AVAILABLE.remedy is not None, reason=AVAILABLE.detail)

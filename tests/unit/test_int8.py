@@ -15,12 +15,14 @@ from inception_deploy.channels import observe_channels
 from inception_deploy.engines import ENGINES
 from inception_deploy.errors import StageError
 from inception_deploy.machine import Machine, describe
+from inception_deploy.moments import observe_moments
 from inception_deploy.placements import PLACEMENTS
 from inception_deploy.precisions import PRECISIONS
 from inception_deploy.precisions import int8 as module
 from inception_deploy.precisions.base import Lowering
 from inception_deploy.precisions.int8 import Int8, saturates
 from inception_deploy.ranges import Ranges
+from inception_deploy.weight_rounding import InputMoments
 
 BODY = """
  c = Conv<pads = [1, 1, 1, 1]>(input, w, b)
@@ -191,3 +193,47 @@ def test_a_tensor_without_a_range_is_named() -> None:
     table = Ranges(tensors, seen.model, seen.data, seen.images, seen.calibrator)
     with pytest.raises(StageError, match="no range was taken of 'r'"):
         Int8().lower(model, table)
+
+
+def moments_of(images: FloatArray) -> list[tuple[str, InputMoments]]:
+    model = build(BODY, SIZES)
+    return list(
+        observe_moments(
+            model,
+            lambda: [images],
+            nodes=Int8().rounds(model),
+            engine=ENGINES.get("onnxruntime"),
+            images=len(images),
+        )
+    )
+
+
+def test_weights_rounded_by_what_is_read_leave_less_noise() -> None:
+    model = build(BODY, SIZES)
+    rng = np.random.default_rng(0)
+    mixed = rng.standard_normal((64, 1, 6, 6)) + 0.1 * rng.standard_normal((64, 4, 6, 6))
+    images = mixed.astype(np.float32)  # four channels that are nearly one
+    coarse = replace(Int8(), bits=5)  # so that the weights' part of the error is plain to see
+    assert coarse.rounds(model) == ("node.c", "node.d", "node.output")
+    rounded = coarse.rounded(model, observe_on(model, images), moments_of(images))
+    errors = []
+    for precision in (coarse, rounded):
+        result, before, after = lowered(SIZES, images, precision)
+        errors.append(float(np.square(after - before).mean()))
+        assert result.facts["rounded_by_moments"] == len(precision.rounding)
+    assert errors[1] < 0.5 * errors[0]
+
+
+def test_weights_rounded_for_another_grid_are_left() -> None:
+    model = build(BODY, SIZES)
+    images = noise(model, batch=16)
+    rounded = Int8().rounded(model, observe_on(model, images), moments_of(images))
+    seven = replace(rounded, bits=7)
+    plain = replace(Int8(), bits=7)
+    first, second = (weights_of(lowered(SIZES, images, p)[0].model) for p in (seven, plain))
+    assert first.keys() == second.keys()
+    assert all(np.array_equal(first[name], second[name]) for name in first)
+
+
+def test_floats_in_eight_bits_are_not_rounded_by_moments() -> None:
+    assert PRECISIONS.get("fp8").rounds(build(BODY, SIZES)) == ()

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from damage import assert_not_opened_when_changed
 
 from inception_deploy.bundle import Bundle
 from inception_deploy.cli.main import main
@@ -15,7 +16,6 @@ from inception_deploy.engines._trt_library import driver_problem
 from inception_deploy.pipeline import deploy
 from inception_deploy.recipe import BatchProfile, BuildOptions, Recipe
 from inception_deploy.verify import verify
-from tests.damage import assert_not_opened_when_changed
 
 pytest.importorskip("tensorrt_rtx", reason="the extra tensorrt-rtx is not installed")
 pytestmark = pytest.mark.skipif(
