@@ -135,7 +135,8 @@ def _candidates(
         progress=progress,
     )
     methods = AUTO if recipe.calibrator == "auto" else (recipe.calibrator,)
-    return [calibrate(histograms, calibrator(m), precision.grid, watched) for m in methods]
+    grids = precision.grids(artifact.model)
+    return [calibrate(histograms, calibrator(m), grids, watched) for m in methods]
 
 
 def _exact(

@@ -67,6 +67,11 @@ class Precision(ABC):
         """What activations are quantised to, for a calibrator; of integer precisions."""
         return Grid()
 
+    def grids(self, model: onnx.ModelProto) -> Grid | Mapping[str, Grid]:
+        """`grid`, or one for each of the `watched` tensors of `model` where they differ."""
+        del model
+        return self.grid
+
     def watched(self, model: onnx.ModelProto) -> Mapping[str, int] | None:
         """The activations of `model` whose ranges are to be chosen from histograms → their groups.
 

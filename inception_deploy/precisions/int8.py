@@ -43,7 +43,8 @@ STAGE = "lower/int8"
 UNIT = 1 / 255
 """Error of a grid in units of its range: half a step of rounding, and as much again for the weights
 it is multiplied with. What a range cuts off is not part of it (`inception_deploy.lower`). A grid
-around zero spends half of its steps on what a ReLU never gives, so its unit is twice that."""
+around zero spends half of its steps on what a ReLU never gives, so its unit is twice that, unless
+biases carry its zero point."""
 
 CONFIDENCE = 8.0
 """Twice that of FP16 (`precisions/fp16.py`): errors add up like a random walk, but in eight bits
@@ -97,8 +98,12 @@ class Int8(Precision):
 
     @property
     def grid(self) -> Grid:
-        """What activations are quantised to, for a calibrator."""
+        """What activations are quantised to, for a calibrator; those that are not moved."""
         return Grid(symmetric=self.placement.symmetric)
+
+    def grids(self, model: onnx.ModelProto) -> Mapping[str, Grid]:
+        plan = self._plan(fp32_graph(model, stage=STAGE))
+        return {t: Grid() if t in plan.shifts.tensors else self.grid for t in plan.groups}
 
     def informed(self, statistics: Mapping[str, ChannelStatistics]) -> Int8:
         return replace(self, statistics=statistics)
@@ -148,12 +153,13 @@ class Int8(Precision):
             linear_form=self.placement.linear,
         )
         written = infer(written, stage=STAGE)
-        depth = _roundings(written)
+        depth = _longest(written)
+        power = _longest(written, dict.fromkeys(plan.shifts.tensors, (UNIT / self.unit) ** 2))
         kinds = {node.name: node.op_type for node in graph.graph.node}
         written, rest = self._high(graph, written, ranges, plan)
         return Lowering(
             written,
-            bound=FP32_BOUND + self.confidence * self.unit * math.sqrt(depth) + rest.bound,
+            bound=FP32_BOUND + self.confidence * self.unit * math.sqrt(power) + rest.bound,
             applied=tuple(Applied(self.name, name, kinds[name]) for name in plan.nodes)
             + rest.applied,
             refused=tuple(
@@ -165,7 +171,7 @@ class Int8(Precision):
                 "placement": self.placement.name,
                 "weight_bits": self.bits,
                 "rounded_by_moments": sum(name in self.rounding for name in weights),
-                "roundings": depth,
+                "roundings": int(depth),
                 "quantised_tensors": len(plan.groups),
                 "grids": len(plan.members()),
                 "moved_tensors": sum(t in plan.shifts.tensors for t in plan.groups),
@@ -294,17 +300,23 @@ def _unruled(graph: onnx.ModelProto, plan: Plan, placement: Placement) -> tuple[
     )
 
 
-def _roundings(model: onnx.ModelProto) -> int:
-    """Quantisers on the longest way through the graph, those of weights included."""
-    depth: dict[str, int] = {}
+def _longest(model: onnx.ModelProto, powers: Mapping[str, float] | None = None) -> float:
+    """Roundings on the longest way through the graph, those of weights included.
+
+    Args:
+        powers: quantised tensor → what its rounding counts, where that is not 1.
+    """
+    depth: dict[str, float] = {}
     for node in model.graph.node:
-        before = max((depth.get(name, 0) for name in node.input), default=0)
-        own = 1 if node.op_type == "QuantizeLinear" else 0
-        if node.op_type in ("Conv", "Gemm", "MatMul"):
-            own = 1
+        before = max((depth.get(name, 0.0) for name in node.input), default=0.0)
+        own = 0.0
+        if node.op_type == "QuantizeLinear":
+            own = (powers or {}).get(node.output[0].rpartition(":")[0], 1.0)
+        elif node.op_type in ("Conv", "Gemm", "MatMul"):
+            own = 1.0
         for name in node.output:
             depth[name] = before + own
-    return max(depth.values(), default=0)
+    return max(depth.values(), default=0.0)
 
 
 PRECISIONS = (Int8(),)
