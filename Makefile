@@ -4,13 +4,14 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help demo install dev test test-full test-builds test-gpu lint train clean
+.PHONY: help demo install dev test test-full test-builds test-gpu bench-gpu lint train clean
 
 help:
 	@echo "make demo       export the embedded network to FP16, verify it, classify images"
 	@echo "make test       the test suite              make test-full  every network at native size"
 	@echo "make test-builds  TensorRT-RTX engines of every network, format and batch, built without a GPU"
 	@echo "make lint       ruff and mypy --strict      make test-gpu   tests that need a GPU"
+	@echo "make bench-gpu  the large networks on an NVIDIA card, 10 minutes at most (docs/bench.md)"
 	@echo "make train      retrain the embedded reference networks (see docs/embedded.md)"
 
 $(BIN)/python:
@@ -43,6 +44,9 @@ test-builds: dev
 
 test-gpu:
 	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m pytest -q -m device
+
+bench-gpu:
+	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m benchmarks.gpu
 
 lint: dev
 	$(BIN)/ruff check .
