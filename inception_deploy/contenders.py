@@ -29,6 +29,7 @@ from inception_deploy.throughput.gemm import (
     precision_run,
 )
 from inception_deploy.throughput.macs import macs_per_node
+from inception_deploy.throughput.product import PRODUCT_PRECISIONS, ProductRunner
 from inception_deploy.trials import filled, torch_predictor
 
 __all__ = ["Contender", "Field", "Setting", "engine_of"]
@@ -106,7 +107,8 @@ class Field:
             # the peak of the whole machine needs all threads on one product
             if gauged and setting.streams == 1:
                 try:
-                    gauge = self._gauge(engine, precision, setting.threads)
+                    device = sessions[0].device
+                    gauge = self._gauge(engine, precision, setting.threads, device)
                 except InceptionDeployError as error:
                     notes.append(f"utilisation of {engine.name} in {precision} unknown: {error}")
             gauges += [gauge] if gauge else []
@@ -159,7 +161,11 @@ class Field:
         )
         return found if self.files is None else self._end_to_end(found, bundle, True)
 
-    def _gauge(self, engine: Engine, precision: str, threads: int | None) -> Candidate | None:
+    def _gauge(
+        self, engine: Engine, precision: str, threads: int | None, device: str
+    ) -> Candidate | None:
+        if device == "CUDA":
+            return _product(engine, precision)
         if precision not in GEMM_PRECISIONS or not engine.takes_graphs:
             return None
         model = gemm_model(precision, signed=engine.name.startswith("tensorrt"))
@@ -229,6 +235,15 @@ def engine_of(bundle: Bundle) -> Engine:
             "bench it on a machine where it can"
         )
     return engine
+
+
+def _product(engine: Engine, precision: str) -> Candidate | None:
+    """A GPU's peak: on data that lie there, as the kernels of the engine find theirs."""
+    if precision not in PRODUCT_PRECISIONS:
+        return None
+    runner = ProductRunner(precision)
+    name = f"gemm on the GPU, {precision}"
+    return Candidate(engine.name, name, precision, runner, macs=runner.macs, ran=runner.ran)
 
 
 def _times(macs: int, images: int) -> int:

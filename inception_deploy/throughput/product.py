@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from numpy.typing import NDArray
 
+from inception_deploy.errors import MissingDependency
 from inception_deploy.tf32 import without_tf32
 
 __all__ = ["PRODUCT_PRECISIONS", "ProductRunner"]
@@ -40,12 +41,22 @@ class ProductRunner:
         precision: of `PRODUCT_PRECISIONS`; float32 is no TF32.
         device: PyTorch's name of it, "cuda".
         side: of the matrices; None takes one that keeps a GPU busy.
+
+    Raises:
+        MissingDependency: the device is a GPU, and this PyTorch was built without CUDA.
     """
 
     def __init__(self, precision: str, device: str = "cuda", side: int | None = None) -> None:
+        if device == "cuda" and not torch.cuda.is_available():
+            raise MissingDependency(
+                "PyTorch, which multiplies on the GPU, has no CUDA; run: pip install torch (the "
+                "CUDA build)"
+            )
         self._side = side or _SIDES[precision]
         self._device = device
         shape, dtype = (self._side, self._side), _DTYPES[precision]
+        self.ran = str(dtype).removeprefix("torch.")
+        """What it computes in, in the words of reports."""
         generator = torch.Generator(device).manual_seed(0)
         # of mean 0 and so small that sums of products are of order one
         left, right = (torch.randn(shape, generator=generator, device=device) for _ in range(2))

@@ -78,7 +78,8 @@ class Row:
         parts_ms: medians of the parts of a query, as far as the candidate tells: "engine" within
             the vendor's call, "decode", "preprocess"; "enqueue", "h2d", "compute", "d2h" on a GPU.
         energy_mj: millijoules per query, where a counter exists.
-        macs_per_second, utilisation: multiply-adds, and their share of the measured peak.
+        macs_per_second, utilisation: multiply-adds, and their share of the measured peak; of the
+            kernels' time where the candidate tells that ("compute"), else of the query's.
     """
 
     engine: str

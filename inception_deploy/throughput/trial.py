@@ -250,7 +250,10 @@ class Trial:
         latency, cov = summarise(self._seconds)
         queries_per_second = 1e3 / latency.median
         mine, queries = self.candidate, self._queries
-        rate = None if mine.macs is None else mine.macs(self.batch) * queries_per_second
+        parts_ms = {name: 1e3 * statistics.median(v) for name, v in self._parts.items()}
+        # transfers multiply nothing: where a GPU's clock tells the kernels apart, theirs counts
+        busy = parts_ms.get("compute", latency.median)
+        rate = None if mine.macs is None else 1e3 * mine.macs(self.batch) / busy
         return Row(
             engine=mine.engine,
             graph=mine.graph,
@@ -273,7 +276,7 @@ class Trial:
             outliers=outliers(self._seconds),
             harness_share=1e3 * harness / latency.median,
             cpu_ms=1e3 * self._processor / queries,
-            parts_ms={name: 1e3 * statistics.median(v) for name, v in self._parts.items()},
+            parts_ms=parts_ms,
             energy_mj=None if self._joules is None else 1e3 * self._joules / queries,
             macs_per_second=rate,
         )

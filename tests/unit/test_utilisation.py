@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
 import onnx
 import onnx.parser
 import pytest
+import torch
 
+from inception_deploy import contenders
+from inception_deploy.contenders import Field
 from inception_deploy.engines import ENGINES
-from inception_deploy.errors import StageError
+from inception_deploy.errors import MissingDependency, StageError
 from inception_deploy.throughput import Candidate, Runner, measure
 from inception_deploy.throughput.energy import find_meter
 from inception_deploy.throughput.footprint import footprint
 from inception_deploy.throughput.gemm import GemmRunner, gemm_model, precision_run
 from inception_deploy.throughput.macs import macs_per_node
 from inception_deploy.throughput.null import NullSession, harness_seconds
+from inception_deploy.throughput.product import ProductRunner
 from inception_deploy.throughput.profile import block_of, block_times
 
 GRAPH = """
@@ -112,6 +117,55 @@ def test_utilisation_is_the_share_of_the_gauge() -> None:
     assert (peak.engine, peak.ran) == ("e", "float32")
     assert peak.macs_per_second == pytest.approx(1e5)
     assert report.ratios == ()
+
+
+def test_transfers_multiply_nothing() -> None:
+    now = [0.0]
+
+    def run(inputs: np.ndarray) -> None:
+        now[0] += 0.02
+
+    net = Candidate(
+        *("e", "m", "fp16", run),
+        macs=lambda b: 100 * b,
+        gauge="e:gemm",
+        parts=lambda: {"engine": 0.019, "h2d": 0.01, "compute": 0.005, "d2h": 0.004},
+    )
+    gauge = Candidate("e", "gemm", "fp16", run, macs=lambda b: 1000)
+    (row,) = measure(
+        [net, gauge],
+        lambda size: np.zeros((size, 1), np.float32),
+        batches=(1,),
+        seconds=0.1,
+        clock=lambda: now[0],
+    ).rows
+    assert row.macs_per_second == pytest.approx(100 / 0.005)
+    assert row.utilisation == pytest.approx(20e3 / 50e3)
+    assert row.images_per_second == pytest.approx(50)
+
+
+def test_a_gpu_is_gauged_by_products_that_lie_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of an engine's session would be timed with their way from the host."""
+    made: list[str] = []
+
+    def small(precision: str) -> ProductRunner:
+        made.append(precision)
+        return ProductRunner(precision, "cpu", side=8)
+
+    with ExitStack() as stack:
+        field = Field(stack)
+        engine = ENGINES.get("torch-inductor")
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+        with pytest.raises(MissingDependency, match=r"no CUDA; run: pip install torch"):
+            field._gauge(engine, "bf16", None, "CUDA")
+        monkeypatch.setattr(contenders, "ProductRunner", small)
+        gauge = field._gauge(engine, "bf16", None, "CUDA")
+        assert gauge is not None
+        assert (gauge.key, gauge.ran) == ("torch-inductor:gemm on the GPU, bf16", "bfloat16")
+        gauge.run(np.zeros((1, 1), np.float32))
+        assert field._gauge(engine, "int8", None, "CUDA") is None
+        assert field._gauge(engine, "bf16", None, "CPU") is None  # it runs no graphs
+    assert made == ["bf16"]
 
 
 def test_blocks_of_a_profile() -> None:
