@@ -46,3 +46,14 @@ def test_fp32_is_not_tf32() -> None:
         outputs = session.run(golden.inputs)
     assert np.abs(outputs - golden.outputs).max() <= 1e-5 * golden.scale
     assert onnxruntime.get_device() == "GPU"
+
+
+def test_parts_are_told_and_any_batch_is_taken() -> None:
+    golden = exported("googlenet").golden
+    with ENGINE.session(exported("googlenet").model.SerializeToString()) as session:
+        for count in (2, 5, 1):
+            outputs = session.run(golden.inputs[:count])
+            assert np.abs(outputs - golden.outputs[:count]).max() <= 1e-4 * golden.scale
+        parts = session.parts()
+    assert set(parts) == {"engine", "h2d", "compute", "d2h"}
+    assert all(seconds > 0 for seconds in parts.values())

@@ -7,14 +7,15 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from small_graphs import build, noise, observe_on
 
-from inception_deploy.engines import ENGINES
+from inception_deploy.engines import ENGINES, onnxruntime
 from inception_deploy.engines.base import TensorSpec
-from inception_deploy.engines.onnxruntime import OnnxRuntime, OnnxRuntimeSession
+from inception_deploy.engines.onnxruntime import OnnxRuntime, OnnxRuntimeSession, _run_on_device
 from inception_deploy.errors import BadInput, MissingDependency, StageError
 from inception_deploy.precisions.fp16 import Fp16
 
@@ -124,3 +125,28 @@ def test_a_free_dimension_fits_any_size() -> None:
     spec.check(np.zeros((9, 3), np.float32))
     with pytest.raises(BadInput, match=r"\(batch, 3\), not \(9, 4\)"):
         spec.check(np.zeros((9, 4), np.float32))
+
+
+def test_on_a_device_transfers_and_kernels_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The CPU stands for the GPU: the calls are the same, and nothing is bound for one batch."""
+    asked: list[str] = []
+
+    def on_the_cpu(session: Any, feeds: Any, names: Any, device: str) -> Any:
+        asked.append(device)
+        return _run_on_device(session, feeds, names, "cpu")
+
+    monkeypatch.setattr(onnxruntime, "_run_on_device", on_the_cpu)
+    with ENGINE.session(MODEL.SerializeToString()) as session:
+        assert set(session.parts()) == {"engine"}
+        for count in (4, 1, 3):
+            images = noise(MODEL, count)
+            session.device = "CPU"
+            wanted = session.run(images)
+            session.device = "CUDA"
+            kept = images.copy()
+            assert np.array_equal(session.run(images[::-1])[::-1], wanted)
+            assert np.array_equal(images, kept)
+        parts = session.parts()
+    assert asked == ["cuda"] * 3
+    assert set(parts) == {"engine", "h2d", "compute", "d2h"}
+    assert parts["engine"] >= sum(parts[name] for name in ("h2d", "compute", "d2h")) > 0
