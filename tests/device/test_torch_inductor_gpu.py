@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -69,3 +70,24 @@ def test_a_thousand_runs_take_no_more_memory(tmp_path: Path) -> None:
         for _ in range(1000):
             session.run(images("googlenet"))
         assert free - torch.cuda.mem_get_info()[0] < 1 << 20
+
+
+def test_sessions_in_several_threads(tmp_path: Path) -> None:
+    """Each captures its own graph while the others run theirs."""
+    with deployed(tmp_path, "fp32") as session:
+        path, digest = session._path, session._sha256
+        expected = session.run(images("googlenet"))
+    found: list[bool] = []
+
+    def work() -> None:
+        with InductorSession(path, digest) as own:
+            for count in (5, 3, 1):
+                outputs = own.run(images("googlenet")[:count])
+                found.append(np.allclose(outputs, expected[:count], rtol=1e-3, atol=1e-4))
+
+    threads = [threading.Thread(target=work) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == [True] * 9
