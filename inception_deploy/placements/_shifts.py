@@ -20,7 +20,7 @@ import onnx
 
 __all__ = ["Carried", "Shifts", "find_shifts"]
 
-MOVERS = frozenset({"Concat", "Identity", "MaxPool"})
+MOVERS = frozenset({"Concat", "Flatten", "Identity", "MaxPool"})
 """Operators whose outputs are values of their inputs, whatever is taken off all of them."""
 
 
@@ -115,7 +115,8 @@ class _View:
         if node.op_type != "Conv":
             return node.op_type == "Gemm" and node.name in self.placed
         given = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
-        padded = any(given.get("pads", ())) or given.get("auto_pad", b"NOTSET") != b"NOTSET"
+        padded = any(given.get("pads", ()))
+        padded |= given.get("auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID")
         return not padded and self._constant(node)
 
     def _constant(self, node: onnx.NodeProto) -> bool:

@@ -21,7 +21,7 @@ from inception_deploy.precisions._joining import joined
 from inception_deploy.precisions._weights import float_weights
 from inception_deploy.quantisation import Quantiser
 
-__all__ = ["half_grid", "half_scales", "held", "lower_floats"]
+__all__ = ["LARGEST", "half_grid", "half_scales", "held", "lower_floats"]
 
 FLOAT16 = onnx.TensorProto.FLOAT16
 SMALLEST = 2.0**-20

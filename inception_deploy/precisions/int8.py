@@ -26,7 +26,7 @@ from inception_deploy.placements import PLACEMENTS, Placement, Plan
 from inception_deploy.placements.base import WEIGHTED
 from inception_deploy.precisions._carrying import carrying
 from inception_deploy.precisions._fp16_rules import UNIT as HALF_UNIT
-from inception_deploy.precisions._high import half_grid, lower_floats
+from inception_deploy.precisions._high import LARGEST, half_grid, lower_floats
 from inception_deploy.precisions._int8_weights import WeightWriter
 from inception_deploy.precisions._weights import float_weights, fp32_graph
 from inception_deploy.precisions.base import FP32_BOUND, Lowering, Precision
@@ -156,7 +156,8 @@ class Int8(Precision):
         depth = _longest(written)
         power = _longest(written, dict.fromkeys(plan.shifts.tensors, (UNIT / self.unit) ** 2))
         kinds = {node.name: node.op_type for node in graph.graph.node}
-        written, rest = self._high(graph, written, ranges, plan)
+        heavy = {n: float(np.abs(biases[n]).max(initial=0.0)) for n in plan.shifts.biases}
+        written, rest = self._high(graph, written, ranges, plan, heavy)
         return Lowering(
             written,
             bound=FP32_BOUND + self.confidence * self.unit * math.sqrt(power) + rest.bound,
@@ -181,12 +182,18 @@ class Int8(Precision):
         )
 
     def _high(
-        self, graph: onnx.ModelProto, written: onnx.ModelProto, ranges: Ranges, plan: Plan
+        self,
+        graph: onnx.ModelProto,
+        written: onnx.ModelProto,
+        ranges: Ranges,
+        plan: Plan,
+        carried: Mapping[str, float],
     ) -> tuple[onnx.ModelProto, Lowering]:
         """What stays float in the placement's high precision, and what that adds to the record.
 
         Args:
             graph: before it was quantised.
+            carried: node → the largest magnitude in its bias, where that carries a zero point.
         """
         if self.placement.high == "fp32":
             return written, Lowering(graph, 0.0)
@@ -194,6 +201,12 @@ class Int8(Precision):
             plan.nodes
         )
         possible, refused = decide(graph, self.seen or ranges, integral=integral)
+        for index in list(possible):
+            name = graph.graph.node[index].name
+            if carried.get(name, 0.0) > LARGEST:
+                del possible[index]
+                why = f"its bias carries a zero point, and {carried[name]:.6g} is beyond float16"
+                refused[index] = Refused("fp16", name, why)
         low = {graph.graph.node[index].name for index in possible}
         low |= {n.name for n in written.graph.node if n.name.endswith(RESTORED)}
         typed, casts = lower_floats(written, low, stage=STAGE)
