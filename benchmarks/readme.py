@@ -17,6 +17,7 @@ from typing import Any
 
 import click
 
+from benchmarks.rounding import rounding_table
 from benchmarks.speed_tables import (
     export_time_table,
     harness_table,
@@ -28,7 +29,11 @@ __all__ = ["DOCUMENTS", "RESULTS", "record_demo", "render"]
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
-DOCUMENTS = (ROOT / "README.md", ROOT / "docs" / "bench.md")
+DOCUMENTS = (
+    ROOT / "README.md",
+    ROOT / "docs" / "bench.md",
+    ROOT / "docs" / "decisions" / "009-weights-by-what-is-read.md",
+)
 
 _PLACE = re.compile(r"(<!-- figures: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -105,6 +110,7 @@ _SECTIONS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "sweep": sweep_table,
     "export_time": export_time_table,
     "peers": peers_table,
+    "rounding": rounding_table,
 }
 """Name of a marked place, and of its file in benchmarks/results → how it is written."""
 

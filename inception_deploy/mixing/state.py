@@ -112,6 +112,8 @@ def key_of(
     machine = describe()
     settings = f"{precision.placement!r} {precision.bits} {precision.clip_weights}"
     settings += f" {sorted(precision.exclude)}"
+    rounded = sorted(precision.rounding.items())
+    settings += _digest(b"".join(r.weights.integers.tobytes() for _, r in rounded))
     return {
         "graph": model_digest,
         "range table": _digest(json.dumps(ranges.to_dict(), sort_keys=True).encode()),

@@ -64,6 +64,31 @@ def test_the_manifest_tells_the_bits_of_the_weights(asked: bool, bits: int, tmp_
     assert max(np.abs(values.astype(int)).max() for values in integers) == 2 ** (bits - 1) - 1
 
 
+def test_weights_are_rounded_as_asked_and_the_manifest_says_how(tmp_path: Path) -> None:
+    sqnr = {}
+    for asked in ("gptq", "nearest"):
+        bundle = deploy(int8(weight_rounding=asked, data_size=96), tmp_path / asked)
+        (stage,) = [s for s in bundle.manifest["stages"] if s["name"] == "lower/int8"]
+        weighted = [a for a in stage["applied"] if a["detail"] in ("Conv", "Gemm")]
+        by_moments = stage["facts"]["rounded_by_moments"]
+        assert by_moments == (len(weighted) if asked == "gptq" else 0)
+        assert bundle.manifest["recipe"]["weight_rounding"] == asked
+        sqnr[asked] = bundle.read_json("parity.json")["sqnr_db"]
+    assert sqnr["gptq"] > sqnr["nearest"] + 0.2
+
+
+def test_what_auto_decides_about_clipping_is_in_the_table(tmp_path: Path) -> None:
+    """The trained network keeps its outliers; of one method asked for nothing is tried."""
+    tables = [
+        deploy(int8(calibrator=asked), tmp_path / asked.replace(":", "-")).read_json(
+            "calibration.json"
+        )
+        for asked in ("auto", "auto:16", "auto:1")
+    ]
+    assert [table["calibrator"] for table in tables] == ["auto", "auto", "auto:1"]
+    assert tables[0] == tables[1] != tables[2]
+
+
 def test_a_foreign_graph_is_quantised(tmp_path: Path) -> None:
     first = deploy(Recipe(**QUICK), tmp_path / "first")
     recipe = int8(

@@ -30,16 +30,18 @@ from inception_deploy.mixing.blocks import (
     kept_float,
 )
 from inception_deploy.mixing.sensitivity import BlockMeter
-from inception_deploy.mixing.state import State
+from inception_deploy.mixing.state import State, key_of
 from inception_deploy.mixing.trial import Validation
 from inception_deploy.placements import PLACEMENTS
 from inception_deploy.precisions import PRECISIONS
 from inception_deploy.precisions.int8 import Int8
 from inception_deploy.progress import SilentProgress
+from inception_deploy.quantisation import QuantisedWeights
 from inception_deploy.ranges import Ranges, TensorRange
 from inception_deploy.reference import Reference, load_reference
 from inception_deploy.targets import TARGETS
 from inception_deploy.trials import torch_predictor
+from inception_deploy.weight_rounding import RoundedWeights
 
 ENGINE = ENGINES.get("onnxruntime")
 SILENT = SilentProgress()
@@ -160,6 +162,17 @@ def known() -> State:
     state, given = State(None, {}), case()
     meter().measure(given.seen[:2], given.seen[0][:1], state)
     return state
+
+
+def test_what_was_measured_holds_for_one_rounding_of_the_weights() -> None:
+    given = case()
+    weights = QuantisedWeights(np.zeros((1, 1, 1, 1), np.int8), np.ones(1, np.float32), 0)
+    other = replace(given.precision, rounding={"fc": RoundedWeights(weights, np.zeros(1))})
+    keys = [
+        key_of("graph", precision, given.ranges, given.validation, ENGINE, 1)
+        for precision in (given.precision, other)
+    ]
+    assert {name for name in keys[0] if keys[0][name] != keys[1][name]} == {"quantisation"}
 
 
 def test_blocks_by_name() -> None:

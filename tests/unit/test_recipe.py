@@ -49,6 +49,7 @@ def test_bad_batch_profiles_are_refused(text: str) -> None:
         ({"precision": "fp17"}, "precision must be one of"),
         ({"target": "abacus"}, "target must be one of"),
         ({"head": "tail"}, "head must be one of"),
+        ({"weight_rounding": "down"}, "weight_rounding must be one of gptq, nearest"),
         ({"num_classes": 0}, "num_classes must be at least 1"),
         ({"max_drop": -1.0}, "max_drop must be 0 to 100"),
         ({"max_drop": 1.0, "head": "features"}, "cannot be asked of --head features"),
