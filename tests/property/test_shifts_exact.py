@@ -78,7 +78,10 @@ def graphs(draw: st.DrawFn) -> onnx.ModelProto:
         elif kind == "residual":
             latest = draft.node(f"Relu({draft.node(f'Add({pick()}, {convolved(pick())})')})")
         else:
-            branches = [draft.node(f"Relu({convolved(pick())})") for _ in range(2)]
+            branches = [
+                pick() if draw(st.integers(0, 2)) == 0 else draft.node(f"Relu({convolved(pick())})")
+                for _ in range(2)
+            ]
             joined = draft.node(f"Concat<axis = 1>({', '.join(branches)})")
             latest = draft.node(f"Relu({convolved(joined, 2 * CHANNELS)})")
         draft.tensors.append(latest)

@@ -13,6 +13,7 @@ from inception_deploy.cli.main import main
 from inception_deploy.deployed import open_deployed, runner
 from inception_deploy.engines._trt_cache import VARIABLE
 from inception_deploy.engines._trt_library import driver_problem
+from inception_deploy.locate import locate
 from inception_deploy.pipeline import deploy
 from inception_deploy.recipe import BatchProfile, BuildOptions, Recipe
 from inception_deploy.verify import verify
@@ -66,6 +67,16 @@ def test_every_node_that_was_asked_was_built_in_int8(bundle: Bundle) -> None:
     assert {bundle.manifest["executed"].get(node) for node in asked} == {"int8"}
     narrow = [r for r in lowered["refused"] if "channels; below 16" in r["reason"]]
     assert len(narrow) == 17  # of the embedded network, which has two fifths of the width
+
+
+def test_every_error_of_the_graph_is_explained_by_rounding(bundle: Bundle) -> None:
+    """Also of tensors that are stored moved, each compared as what it means."""
+    moved = next(s for s in bundle.manifest["stages"] if s["name"] == "lower/int8")
+    assert moved["facts"]["moved_tensors"] == 10  # the block inputs, and the first stem
+    report = locate(bundle)
+    assert report.findings == ()
+    compared = {row.place.tensor for row in report.rows if row.stage == "lower/int8"}
+    assert {"conv1", "inception3a", "inception4e", "inception5b"} <= compared
 
 
 def test_the_report_says_so(bundle: Bundle) -> None:
