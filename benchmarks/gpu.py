@@ -27,47 +27,32 @@ from pathlib import Path
 from typing import Any
 
 import click
-import onnx
 import torch
 
 from benchmarks.gpu_bundles import SERVED, Job, Made, Shape, build_apart, missing, prepare
 from benchmarks.gpu_card import card_facts, card_state, require_card
-from benchmarks.gpu_peer import Eager
-from benchmarks.native import CACHE, cycled, kept_rows, provenance
-from inception_deploy.bundle import Bundle, write_json
+from benchmarks.gpu_contest import Contest, row_of
+from benchmarks.native import CACHE, kept_rows, provenance
+from inception_deploy.bundle import write_json
 from inception_deploy.cli.options import parse_batches
-from inception_deploy.deployed import open_deployed
-from inception_deploy.errors import BadInput, InceptionDeployError, StageError
+from inception_deploy.errors import BadInput, InceptionDeployError
 from inception_deploy.machine import describe
 from inception_deploy.networks import NETWORKS
-from inception_deploy.pipeline import reference_of
-from inception_deploy.recipe import BatchProfile, Recipe
-from inception_deploy.throughput import Candidate, ThroughputReport, measure
-from inception_deploy.throughput.macs import macs_per_node
-from inception_deploy.throughput.product import PRODUCT_PRECISIONS, ProductRunner
-from inception_deploy.throughput.report import Row
+from inception_deploy.recipe import BatchProfile
 
-__all__ = ["NETWORKS_MEASURED", "RESULTS", "Plan", "main", "row_of", "run"]
+__all__ = ["NETWORKS_MEASURED", "RESULTS", "Plan", "main", "run"]
 
 RESULTS = Path(__file__).parent / "results" / "gpu.json"
 REHEARSAL = CACHE / "gpu-rehearsal.json"
 
 NETWORKS_MEASURED = ("inception_v3", "inception_v4", "inception_resnet_v2")
 BATCHES = (1, 32, 256)
-PEER = "pytorch:eager fp16"
 PREPARING = 0.6
 """Share of the minutes after which nothing more is compiled."""
 LIMIT = 240.0
 """Seconds for one bundle."""
 WARMING = 1.5
 """Seconds per candidate and batch size beside the measurement: capture, warm-up, the last round."""
-SMALL_SIDE = 256
-"""Of the matrix products of a rehearsal."""
-
-
-def gauge_key(precision: str) -> str:
-    """The candidate that multiplies matrices in a precision."""
-    return f"card:gemm {precision}"
 
 
 class Plan:
@@ -96,143 +81,6 @@ class Plan:
     def suffices_for(self, candidates: int) -> bool:
         """Whether so many can still be measured at one batch size."""
         return self.clock() + candidates * (self.seconds + WARMING) <= self.over
-
-
-class Contest:
-    """One network with everything that runs it, loaded; `stack` closes it.
-
-    Args:
-        bundles: by job.
-    """
-
-    def __init__(
-        self, stack: ExitStack, network: str, shape: Shape, bundles: Mapping[Job, Path], device: str
-    ) -> None:
-        opened = {job: Bundle.open(path) for job, path in bundles.items()}
-        first = next(iter(opened.values()))
-        self.network, self.inputs = network, first.golden().inputs
-        self.macs = sum(macs_per_node(onnx.load(first.reference)).values())
-        recipe = Recipe(
-            network=network, weights="random:0", width=shape.width, image_size=shape.image_size
-        )
-        module = reference_of(recipe).module
-        self.candidates = []
-        for captured in (False, True) if device == "cuda" else (False,):
-            eager = Eager(module, "fp16", self.inputs[:1], device, capture=captured)
-            stack.callback(eager.close)
-            name = PEER.partition(":")[2] + (", CUDA graph" if captured else "")
-            self.candidates.append(self._candidate("pytorch", name, "fp16", eager.run, eager.parts))
-        for job, bundle in opened.items():
-            session = stack.enter_context(open_deployed(bundle))
-            if session.device.lower() != device:
-                raise StageError(
-                    f"{job.key} runs on {session.device or 'nothing'} and not on {device}; leave "
-                    f"it out with --engine"
-                )
-            self.candidates.append(
-                self._candidate(
-                    session.name,
-                    job.precision,
-                    job.precision,
-                    session.run,
-                    session.parts,
-                    session.load_seconds,
-                )
-            )
-        side = None if device == "cuda" else SMALL_SIDE
-        used = {c.precision for c in self.candidates} & set(PRODUCT_PRECISIONS)
-        for precision in sorted(used):
-            product = ProductRunner(precision, device, side)
-            name = gauge_key(precision).partition(":")[2]
-            self.candidates.append(Candidate("card", name, precision, product, macs=product.macs))
-
-    def _candidate(
-        self,
-        engine: str,
-        name: str,
-        precision: str,
-        run: Callable[[Any], object],
-        parts: Callable[[], Mapping[str, float]],
-        load_seconds: float | None = None,
-    ) -> Candidate:
-        return Candidate(
-            engine,
-            name,
-            precision,
-            run,
-            load_seconds,
-            parts=parts,
-            macs=partial(_times, self.macs),
-            gauge=gauge_key(precision) if precision in PRODUCT_PRECISIONS else None,
-        )
-
-
-def row_of(contest: Contest, batch: int, seconds: float) -> dict[str, Any]:
-    """One network at one batch size, in one run."""
-    report = measure(
-        contest.candidates,
-        cycled(contest.inputs),
-        batches=(batch,),
-        seconds=seconds,
-        baseline=PEER,
-    )
-    return {
-        "network": contest.network,
-        "image_size": int(contest.inputs.shape[-1]),
-        "batch": batch,
-        "macs_per_image": contest.macs,
-        **_figures(report, contest.macs * batch),
-    }
-
-
-def _figures(report: ThroughputReport, macs: int) -> dict[str, Any]:
-    peaks = {peak.precision: peak.macs_per_second for peak in report.peaks}
-    return {
-        "figures": [_figure(row, macs, peaks, report.load_seconds) for row in report.rows],
-        "peaks_tflops": {p: round(2e-12 * rate, 3) for p, rate in sorted(peaks.items())},
-        "ratios": [
-            {
-                "of": ratio.candidate,
-                "to": ratio.baseline,
-                "ratio": round(ratio.ratio, 4),
-                "ci95": [round(end, 4) for end in ratio.ci95],
-            }
-            for ratio in report.ratios
-        ],
-        "warnings": list(report.warnings),
-    }
-
-
-def _figure(
-    row: Row, macs: int, peaks: Mapping[str, float], load_seconds: Mapping[str, float]
-) -> dict[str, Any]:
-    """Milliseconds are medians; `busy` is the kernels' time where it is known."""
-    busy = row.parts_ms.get("compute", row.latency_ms.median)
-    rate = 1e3 * macs / busy
-    own = peaks.get(row.precision)
-    return {
-        "engine": row.engine,
-        "name": row.graph,
-        "precision": row.precision,
-        "images_per_second": round(row.images_per_second, 1),
-        "p50_ms": round(row.latency_ms.p50, 4),
-        "p99_ms": round(row.latency_ms.p99, 4),
-        "parts_ms": {name: round(ms, 4) for name, ms in row.parts_ms.items()},
-        "kernel_images_per_second": (
-            round(1e3 * row.batch / busy, 1) if "compute" in row.parts_ms else None
-        ),
-        "share_of": "kernels" if "compute" in row.parts_ms else "query",
-        "share_of_own_peak": own and round(rate / own, 4),
-        "share_of_fp16_peak": round(rate / peaks["fp16"], 4),
-        "runs": row.runs,
-        "cov": round(row.cov, 4),
-        "first_ms": round(row.first_ms, 1),
-        "load_seconds": round(load_seconds.get(row.key, 0.0), 2),
-    }
-
-
-def _times(macs: int, images: int) -> int:
-    return macs * images
 
 
 def run(
@@ -316,6 +164,7 @@ def _done(
     """Whether there is a row with everything that could be measured now."""
     known = [r for r in rows if (r["network"], r["batch"]) == (network, batch)]
     had = {f"{f['engine']}:{f['name']}" for row in known for f in row["figures"]}
+    had |= {key for row in known for key in row["failed"]}
     return bool(known) and {job.key for job in bundles} <= had
 
 
@@ -330,12 +179,14 @@ def _with(
 
 
 def _lines(row: Mapping[str, Any]) -> list[str]:
-    return [
-        f"{row['network']}, batch {row['batch']}: {f['engine']} {f['name']} "
-        f"{f['images_per_second']:,.0f} images/s, p50 {f['p50_ms']:.3g} ms, p99 {f['p99_ms']:.3g} "
-        f"ms, {f['share_of_fp16_peak']:.1%} of the FP16 peak ({f['share_of']})"
+    where = f"{row['network']}, batch {row['batch']}"
+    measured = [
+        f"{where}: {f['engine']} {f['name']} {f['images_per_second']:,.0f} images/s, "
+        f"p50 {f['p50_ms']:.3g} ms, p99 {f['p99_ms']:.3g} ms, "
+        f"{f['share_of_fp16_peak']:.1%} of the FP16 peak ({f['share_of']})"
         for f in row["figures"]
     ]
+    return measured + [f"{where}: failed: {key}: {why}" for key, why in row["failed"].items()]
 
 
 def _folder(root: Path, device: str, shape: Shape) -> Path:
@@ -396,7 +247,7 @@ def _measured(options: Mapping[str, Any]) -> dict[str, Any]:
             tell(f"{what}: {name}: {why}")
     for line in found["left_out"]:
         tell(f"left out: {line}")
-    tell(f"{len(found['rows'])} rows in {path}")
+    tell(f"rows in {path}: {len(found['rows'])}")
     return found
 
 

@@ -177,7 +177,7 @@ def build_apart(
     """
     options = json.dumps({**asdict(shape), "batch": str(shape.batch)})
     command = [sys.executable, "-m", "benchmarks.gpu_bundles", "--shape", options]
-    command += [job.network, job.target, job.precision, str(path)]
+    command += [job.network, job.target, job.precision, str(path.absolute())]
     process = subprocess.Popen(
         command,
         stdout=subprocess.DEVNULL,

@@ -17,6 +17,7 @@ from typing import Any
 
 import click
 
+from benchmarks.gpu_table import gpu_table
 from benchmarks.rounding import rounding_table
 from benchmarks.speed_tables import (
     export_time_table,
@@ -111,6 +112,7 @@ _SECTIONS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "export_time": export_time_table,
     "peers": peers_table,
     "rounding": rounding_table,
+    "gpu": gpu_table,
 }
 """Name of a marked place, and of its file in benchmarks/results → how it is written."""
 

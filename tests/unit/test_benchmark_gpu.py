@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,16 +15,18 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
-from benchmarks import gpu, gpu_bundles, gpu_card
+from benchmarks import gpu, gpu_bundles, gpu_card, gpu_contest
 from benchmarks.gpu import Plan
 from benchmarks.gpu_bundles import Job, Made, Shape, build_apart, prepare
 from benchmarks.gpu_card import card_facts, card_state
+from benchmarks.gpu_table import gpu_table
 from inception_deploy.errors import InceptionDeployError
 from inception_deploy.recipe import BatchProfile
+from inception_deploy.throughput import Candidate
 from inception_deploy.throughput.product import ProductRunner
 
 SHAPE = Shape(BatchProfile(1, 2, 2), 0.125, 75)
-NARROW = ("--device", "cpu", "--width", "0.125", "--image-size", "75", "--batch", "2,1")
+NARROW = ("--device", "cpu", "--width", "0.125", "--image-size", "75", "--batch", "2")
 
 
 def invoke(*arguments: str) -> Result:
@@ -92,7 +94,7 @@ def test_a_rehearsal_runs_all_but_the_card(
     found = json.loads((tmp_path / "gpu.json").read_text())
     assert (found["device"], found["card"], found["left_out"]) == ("cpu", None, [])
     assert found["unavailable"] == why
-    assert [(row["batch"], row["image_size"]) for row in found["rows"]] == [(1, 75), (2, 75)]
+    assert [(row["batch"], row["image_size"]) for row in found["rows"]] == [(2, 75)]
     for row in found["rows"]:
         names = [f"{f['engine']}:{f['name']}" for f in row["figures"]]
         assert names == ["pytorch:eager fp16", "onnxruntime:fp16"]
@@ -109,7 +111,7 @@ def test_a_rehearsal_runs_all_but_the_card(
     monkeypatch.setattr(gpu, "row_of", measured)
     done = rehearsal(*engines)
     assert done.exit_code == 0, done.output
-    assert "2 rows in" in done.stdout
+    assert done.stdout.rstrip().endswith("gpu.json: 1")
     assert str(rehearsal(*engines, "--again").exception) == "measured again"
 
 
@@ -234,7 +236,8 @@ def test_what_the_minutes_do_not_suffice_for_is_named(
     def row(contest: Contest, batch: int, seconds: float) -> dict[str, Any]:
         now[0] += 20.0
         figures = [{"engine": "onnxruntime", "name": p} for p in ("fp16", "fp32")]
-        return {"network": contest.network, "batch": batch, "figures": figures}
+        row = {"network": contest.network, "batch": batch}
+        return {**row, "figures": figures[:1], "failed": {"onnxruntime:fp32": "no memory"}}
 
     monkeypatch.setattr(gpu, "Contest", Contest)
     monkeypatch.setattr(gpu, "row_of", row)
@@ -276,6 +279,54 @@ def test_what_the_minutes_do_not_suffice_for_is_named(
     assert now[0] == 20.0
 
 
+class Loaded(gpu_contest.Contest):
+    """Of candidates that are given."""
+
+    def __init__(self, candidates: Sequence[Candidate]) -> None:
+        self.network, self.macs = "googlenet", 1000
+        self.inputs = np.zeros((1, 3, 2, 2), np.float32)
+        self.candidates, self.failed = list(candidates), {"tensorrt:fp16": "of another version"}
+        self.gauges = {gpu_contest.gauge_key(p): self.product(p) for p in ("bf16", "fp16")}
+
+    @staticmethod
+    def product(precision: str) -> Candidate:
+        runner = ProductRunner(precision, "cpu", side=8)
+        return Candidate("card", f"gemm {precision}", precision, runner, macs=runner.macs)
+
+
+def candidate(engine: str, name: str, precision: str, largest: int) -> Candidate:
+    def run(images: np.ndarray[Any, Any]) -> None:
+        if len(images) > largest:
+            raise RuntimeError("out of memory\nand much more")
+
+    return Candidate(
+        *(engine, name, precision, run, 0.5),
+        macs=lambda images: 1000 * images,
+        gauge=gpu_contest.gauge_key(precision),
+    )
+
+
+def test_what_fails_is_left_out_and_named() -> None:
+    """A gauge that nobody is measured by goes with it: it would be taken for a candidate."""
+    able = candidate("pytorch", "eager fp16", "fp16", 8)
+    contest = Loaded([able, candidate("torch-inductor", "bf16", "bf16", 2)])
+    found, first, failed = contest.able(2)
+    assert [c.key for c in found] == [
+        *("pytorch:eager fp16", "torch-inductor:bf16", "card:gemm bf16", "card:gemm fp16"),
+    ]
+    assert first.keys() == {"pytorch:eager fp16", "torch-inductor:bf16"}
+    assert failed == {"tensorrt:fp16": "of another version"}
+    row = gpu_contest.row_of(contest, 4, 0.01)
+    assert [(f["name"], f["load_seconds"]) for f in row["figures"]] == [("eager fp16", 0.5)]
+    assert row["peaks_tflops"].keys() == {"fp16"}
+    assert row["failed"]["torch-inductor:bf16"].startswith(
+        "torch-inductor:bf16 failed at batch 4: out of memory; try a smaller batch"
+    )
+    row = gpu_contest.row_of(contest, 16, 0.01)
+    assert row["figures"] == row["ratios"] == []
+    assert row["failed"].keys() == {"tensorrt:fp16", "torch-inductor:bf16", "pytorch:eager fp16"}
+
+
 # The card.
 
 
@@ -293,7 +344,7 @@ def test_what_nvidia_smi_says(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         torch.cuda, "get_device_properties", lambda _index: SimpleNamespace(uuid="ab-c")
     )
-    monkeypatch.setattr(gpu_card.subprocess, "run", answer)
+    monkeypatch.setattr("benchmarks.gpu_card.subprocess.run", answer)
     facts, state = card_facts(), card_state()
     assert (facts["name"], facts["sm"], facts["driver"]) == ("NVIDIA H200", 90, "580.159")
     assert facts["power_limit_w"] == 7.5
@@ -305,7 +356,7 @@ def test_what_nvidia_smi_says(monkeypatch: pytest.MonkeyPatch) -> None:
     def absent(*_: Any, **__: Any) -> Any:
         raise FileNotFoundError
 
-    monkeypatch.setattr(gpu_card.subprocess, "run", absent)
+    monkeypatch.setattr("benchmarks.gpu_card.subprocess.run", absent)
     assert card_state() == {"nvidia_smi": "does not answer: FileNotFoundError"}
 
 
@@ -313,19 +364,17 @@ def test_shares_are_of_the_kernels_where_their_time_is_told() -> None:
     latency = SimpleNamespace(p50=10.0, p99=12.0, median=10.0)
     row: Any = SimpleNamespace(
         **{"engine": "torch-inductor", "graph": "bf16", "precision": "bf16", "batch": 32},
-        **{"key": "torch-inductor:bf16", "latency_ms": latency, "images_per_second": 3200.0},
-        **{"runs": 5, "cov": 0.01, "first_ms": 50.0},
+        **{"latency_ms": latency, "images_per_second": 3200.0, "runs": 5, "cov": 0.01},
         parts_ms={"h2d": 5.0, "compute": 4.0, "d2h": 1.0},
     )
     peaks = {"fp16": 1e12, "bf16": 5e11}
-    told = gpu._figure(row, 10**9, peaks, {"torch-inductor:bf16": 1.5})
+    told = gpu_contest._figure(row, 10**9, peaks)
     assert told["share_of"] == "kernels"
     assert told["kernel_images_per_second"] == 8000.0
     assert told["share_of_fp16_peak"] == pytest.approx(0.25)
     assert told["share_of_own_peak"] == pytest.approx(0.5)
-    assert told["load_seconds"] == 1.5
     row.parts_ms, row.precision = {"engine": 9.0}, "int8"
-    other = gpu._figure(row, 10**9, peaks, {})
+    other = gpu_contest._figure(row, 10**9, peaks)
     assert (other["share_of"], other["share_of_own_peak"]) == ("query", None)
     assert other["share_of_fp16_peak"] == pytest.approx(0.1)
 
@@ -340,3 +389,37 @@ def test_products_are_computed_where_they_lie(precision: str) -> None:
     assert (runner._result.double() - wanted).abs().max() < 0.05
     assert runner._result.float().std() == pytest.approx(1.0, rel=0.3)
     assert runner.macs(1) == runner.macs(256) == 4 * 16**3
+
+
+def test_the_table_says_what_the_file_says() -> None:
+    def figure(engine: str, name: str, rate: float, kernels: float | None) -> dict[str, Any]:
+        shares = {"kernel_images_per_second": kernels, "share_of_fp16_peak": 0.3142}
+        return {"engine": engine, "name": name, "images_per_second": rate, **shares}
+
+    peer = figure("pytorch", "eager fp16", 1234.4, 2000.0)
+    row = {
+        **{"network": "inception_v3", "batch": 32, "peaks_tflops": {"fp16": 780.4}},
+        "failed": {"tensorrt:int8": "of another version"},
+        "figures": [peer, figure("tensorrt", "fp16", 5000.0, None)],
+        "ratios": [{"of": "tensorrt:fp16", "to": "pytorch:eager fp16", "ratio": 4.0506}],
+    }
+    other = {
+        **{"network": "inception_v3", "batch": 256, "peaks_tflops": {"fp16": 791.6}},
+        **{"failed": {}, "ratios": []},
+        "figures": [peer, figure("tensorrt", "int8", 9000.0, None)],
+    }
+    nothing = {"network": "inception_v4", "batch": 1, "failed": {"a": "b"}, "figures": []}
+    table = gpu_table(
+        {
+            "rows": [row, other, nothing],
+            "card": {"name": "NVIDIA H200", "sm": 90, "driver": "580.1", "cuda": "13.0"},
+            "versions": {"torch": "2.11.0", "tensorrt": "11.4", "numpy": "2"},
+        }
+    )
+    assert "| network, batch | pytorch eager fp16 | tensorrt fp16 | tensorrt int8 |" in table
+    first = "| inception_v3, 32 | 1,234, kernels 2,000, 31 % | 5,000 (4.05×), 31 % | failed |"
+    assert first in table
+    assert "| inception_v3, 256 | 1,234, kernels 2,000, 31 % | – | 9,000, 31 % |" in table
+    assert "inception_v4" not in table
+    assert "780 to 792 TFLOP/s" in table
+    assert "On one NVIDIA H200 (SM90), driver 580.1, CUDA 13.0; torch 2.11.0, tensorrt" in table
