@@ -5,12 +5,16 @@ The GPU is played by `fake_cuda.py`.
 
 from __future__ import annotations
 
+import inspect
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import fake_cuda
 import numpy as np
 import pytest
+import torch
+import torch._inductor
 
 from inception_deploy.engines._cuda_lane import FIRST_RUN, CudaLane
 
@@ -93,3 +97,20 @@ def test_threads_capture_one_after_the_other() -> None:
         thread.join()
     assert not failed
     assert sorted(found) == [[1, 1], [5, 5], [9, 9], [13, 13]]
+
+
+def test_pytorch_has_what_the_fake_plays() -> None:
+    """Names and keywords of the PyTorch that is here, whose CUDA needs no GPU to be looked at."""
+    fake = fake_cuda.fake_torch()
+    assert all(hasattr(torch.cuda, name) for name in vars(fake.cuda))
+    assert all(hasattr(torch, name) for name in vars(fake))
+    assert {"stream", "capture_error_mode"} <= parameters(torch.cuda.graph.__init__)
+    assert "enable_timing" in parameters(torch.cuda.Event.__new__)
+    assert hasattr(torch.cuda.CUDAGraph, "replay")
+    methods = {name for name in vars(fake_cuda.Tensor) if not name.startswith("_")}
+    assert not {name for name in methods if not hasattr(torch.Tensor, name)}
+    assert "run_single_threaded" in parameters(torch._inductor.aoti_load_package)
+
+
+def parameters(call: Callable[..., Any]) -> set[str]:
+    return set(inspect.signature(call).parameters)
