@@ -1,8 +1,8 @@
 """Means and covariances of what weighted layers read, from a sample of their windows.
 
 A layer with kernel k × k reads windows of k·k·channels values. Their covariance is what rounding
-of weights has to know (`weight_rounding`). Windows are drawn at random positions of every image,
-up to four times as many in all as a window has values; activations are never kept, and covariances of
+of weights has to know (`weight_rounding`). Windows are drawn at random positions of every image, up
+to four times as many in all as a window has values; activations are never kept, and covariances of
 so many layers at a time as fit into `BUDGET`.
 """
 
@@ -32,7 +32,7 @@ BUDGET = 128 * 2**20
 """Bytes of float32 covariances that are summed up side by side."""
 
 PER_VALUE = 4
-"""Windows in all per value of a window; 0.1 to 0.2 dB better than one (GoogLeNet, InceptionNeXt)."""
+"""Windows in all per value of a window; 0.1 to 0.2 dB better than one."""
 
 ENOUGH = 4096
 """Windows in all from which on one per value has to do: their products take the longest."""
