@@ -4,11 +4,14 @@ A target that demands the zero point 0 spends half of an int8 grid on what a ReL
 x = ReLU(conv(…) + b) in [0, R] can be stored as x − c with c = 128·Δ and Δ = R / 255:
 
     writer       b − c; the quantiser cuts at −128·Δ = −c, which is the ReLU
-    max pools    pass the shift on, as they pad with nothing; concatenations and identities, too
+    max pools    pass the shift on, as they pad with nothing; concatenations and identities, too,
+                 and average pools that count no padding
     readers      W·x + b = W·(x − c) + (b + c·ΣW): convolutions that pad nothing, linear layers
     sums         x + conv(…): the bias of the convolution takes what the other operand lacks
 
-Where a convolution pads with zeros they would stand for c, so what it reads is not moved.
+Where a convolution pads with zeros they would stand for c, so what it reads is not moved. And what
+is passed on has one c, so tensors that had grids of their own share one then: both sides of an
+average pool, and a block with the one before it whose pool it takes in.
 """
 
 from __future__ import annotations
@@ -57,7 +60,8 @@ class Shifts:
 def find_shifts(
     graph: onnx.GraphProto, placed: Collection[str], groups: Mapping[str, int]
 ) -> Shifts:
-    """The shifts that the plan of an FP32 graph allows; tensors of one group move together.
+    """The shifts that the plan of an FP32 graph allows; tensors of one group move together, and
+    what moves with a tensor of another group is to have that one's grid.
 
     Args:
         placed: names of the nodes that run in integers.
@@ -170,11 +174,15 @@ class _Move:
                 self.biases.append((bias, "writes"))
             elif writer.op_type in MOVERS:
                 new = [name for name in dict.fromkeys(writer.input) if name not in seen]
-                if any(name in self.view.groups or name in self.view.constants for name in new):
-                    return False  # on a grid of its own, or nowhere to put the shift
                 seen.update(new)
                 waiting += new
-                self.ahead += new
+                for name in new:
+                    if name in self.view.constants:
+                        return False
+                    if name not in self.view.groups:
+                        self.ahead.append(name)
+                    elif not self._joins(name):
+                        return False
             else:
                 return False
         return True
@@ -196,9 +204,21 @@ class _Move:
                     new = [name for name in node.output if name and name not in self.tensors]
                     self.behind += new
                     waiting += new
-                else:
+                elif _averages_values_alone(node) and node.name in self.view.placed:
+                    if not self._joins(node.output[0]):
+                        return False
+                    waiting.append(node.output[0])
+                elif not (node.op_type in MOVERS and set(node.output).issubset(self.tensors)):
                     return False
         return True
+
+    def _joins(self, tensor: str) -> bool:
+        """Take in a tensor of another group, which it must have for itself."""
+        group = self.view.groups.get(tensor)
+        alone = list(self.view.groups.values()).count(group) == 1 if group is not None else False
+        if alone:
+            self.quantised.append(tensor)
+        return alone
 
     def _sealed(self) -> bool:
         """Nothing else sees a moved tensor: no output of the graph, no other node ahead."""
@@ -207,3 +227,13 @@ class _Move:
             return False
         ahead = (node for name in self.ahead for node in self.view.readers.get(name, ()))
         return all(node.op_type in MOVERS and moved.issuperset(node.output) for node in ahead)
+
+
+def _averages_values_alone(node: onnx.NodeProto) -> bool:
+    """Whether the node is an average pool whose windows hold nothing but values, or count only
+    those."""
+    if node.op_type != "AveragePool":
+        return False
+    given = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+    padded = any(given.get("pads", ())) or given.get("auto_pad", b"NOTSET") != b"NOTSET"
+    return not given.get("ceil_mode", 0) and not (padded and given.get("count_include_pad", 0))

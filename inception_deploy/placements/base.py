@@ -150,7 +150,9 @@ class Placement:
         plan = _Planner(self, model, frozenset(exclude)).plan()
         if not self.shifts:
             return plan
-        return replace(plan, shifts=find_shifts(model.graph, plan.nodes, plan.groups))
+        shifts = find_shifts(model.graph, plan.nodes, plan.groups)
+        groups = {t: plan.groups[shifts.tensors.get(t, t)] for t in plan.groups}
+        return replace(plan, groups=groups, shifts=shifts)
 
     def adds_in_integers(self, op: str) -> bool:
         """Whether the bias of a weighted operator is int32."""

@@ -31,6 +31,8 @@ from inception_deploy.ranges import Ranges
 WIDE: Placement = replace(PLACEMENTS.get("tensorrt"), least_channels=1)
 SAME = "<pads = [1, 1, 1, 1]>"
 POOL = "<kernel_shape = [3, 3], pads = [1, 1, 1, 1]>"
+COUNTS = POOL.replace(">", ", count_include_pad = 1>")
+CEILS = "<kernel_shape = [3, 3], strides = [2, 2], ceil_mode = 1>"
 W: Weights = {
     **dict.fromkeys(("w1", "w2"), (8, 4, 3, 3)),
     **dict.fromkeys(("b1", "b2", "b3"), (8,)),
@@ -85,6 +87,20 @@ MOVES: Mapping[str, tuple[str, set[str]]] = {
         START + SECOND + f"m = MaxPool{POOL}(r1)\nt = Concat<axis = 1>(m, r2)\n e = Conv(t, j)\n",
         {"t", "m", "r1", "r2"},
     ),
+    "an average pool that counts no padding": (
+        START + f"m = AveragePool{POOL}(r1)\n e = Conv(m, v)\n",
+        {"r1", "m"},
+    ),
+    "one that pads nothing": (
+        START + "m = AveragePool<kernel_shape = [2, 2], count_include_pad = 1>(r1)\n"
+        "e = Conv(m, v)\n",
+        {"r1", "m"},
+    ),
+    "a block with the one before it, whose pool it takes in": (
+        START + f"c2 = Conv(r1, v)\n r2 = Relu(c2)\n m = MaxPool{POOL}(r1)\n"
+        "t = Concat<axis = 1>(r2, m)\n e = Conv(t, j)\n",
+        {"t", "r2", "m", "r1"},
+    ),
     "an identity": (START + "i = Identity(r1)\n e = Conv(i, v)\n", {"i", "r1"}),
     "a sum with a convolution": (
         f"c1 = Conv{SAME}(input, w1, b1)\n h = Abs(c1)\n d = Conv{SAME}(input, w2)\n"
@@ -108,8 +124,21 @@ STAYS: Mapping[str, str] = {
         START + f"d = Conv(r1, v)\n f = Conv{SAME}(r1, s)\n e = Add(d, f)\n"
     ),
     "behind a pool a convolution pads": START + f"m = MaxPool{POOL}(r1)\n e = Conv{SAME}(m, s)\n",
-    "an average pool reads it": (
-        START + f"m = AveragePool{POOL}(r1)\n d = Conv(m, v)\n f = Conv(r1, u)\n e = Add(d, f)\n"
+    "an average pool that counts its padding reads it": (
+        START + f"m = AveragePool{COUNTS}(r1)\n d = Conv(m, v)\n f = Conv(r1, u)\n e = Add(d, f)\n"
+    ),
+    "an average pool with windows beyond the edge reads it": (
+        START + f"m = AveragePool{CEILS}(r1)\n d = Conv(m, v)\n e = Abs(d)\n"
+    ),
+    "a float operator reads the average behind it": (
+        START + f"m = AveragePool{POOL}(r1)\n d = Conv(m, v)\n f = Abs(m)\n e = Add(d, f)\n"
+    ),
+    "a convolution pads what the average pool gives": (
+        START + f"m = AveragePool{POOL}(r1)\n e = Conv{SAME}(m, s)\n"
+    ),
+    "a block with the one before it, whose other reader pads": (
+        START + f"c2 = Conv(r1, v)\n r2 = Relu(c2)\n m = MaxPool{POOL}(r1)\n"
+        f"t = Concat<axis = 1>(r2, m)\n d = Conv(t, j)\n f = Conv{SAME}(r1, s)\n e = Add(d, f)\n"
     ),
     "a float operator reads it": START + "d = Conv(r1, v)\n f = Abs(r1)\n e = Add(d, f)\n",
     "a sum without a convolution reads it": (
@@ -194,6 +223,18 @@ def test_what_each_bias_carries() -> None:
         "node.d": Carried(reads="r1", writes="r2", beside="r1"),
         "node.e": Carried(reads="r2"),
     }
+
+
+def test_what_is_passed_on_shares_a_grid() -> None:
+    for kind, together in (
+        ("an average pool that counts no padding", {"r1", "m"}),
+        ("a block with the one before it, whose pool it takes in", {"t", "r1"}),
+    ):
+        model = graph(MOVES[kind][0] + END)
+        plan, plain = WIDE.plan(model), replace(WIDE, shifts=False).plan(model)
+        assert plan.groups.keys() == plain.groups.keys()
+        assert together in [set(members) for members in plan.members().values()]
+        assert together not in [set(members) for members in plain.members().values()]
 
 
 def test_only_tensorrt_moves_and_only_to_integers() -> None:
