@@ -150,3 +150,10 @@ def test_on_a_device_transfers_and_kernels_are_told_apart(monkeypatch: pytest.Mo
     assert asked == ["cuda"] * 3
     assert set(parts) == {"engine", "h2d", "compute", "d2h"}
     assert parts["engine"] >= sum(parts[name] for name in ("h2d", "compute", "d2h")) > 0
+
+
+def test_launching_is_not_taken_for_computing() -> None:
+    with ENGINE.session(MODEL.SerializeToString()) as session:
+        assert session.profile(noise(MODEL), runs=2)
+        session.device = "CUDA"
+        assert session.profile(noise(MODEL), runs=2) is None
