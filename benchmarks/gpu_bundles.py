@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -192,6 +193,8 @@ def build_apart(
     except BaseException as error:
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
+        for half in path.parent.glob(f".{path.name}.*"):  # where it was writing
+            shutil.rmtree(half)
         if not isinstance(error, subprocess.TimeoutExpired):
             raise
         return -1, ""

@@ -197,12 +197,14 @@ def test_a_process_that_does_not_end_is_ended(
 ) -> None:
     pid = tmp_path / "pid"
     program = tmp_path / "python"
-    program.write_text(f"#!/bin/sh\nsleep 60 &\necho $! > {pid}\nwait\n")
+    half = tmp_path / ".b.half"
+    program.write_text(f"#!/bin/sh\nmkdir {half}\nsleep 60 &\necho $! > {pid}\nwait\n")
     program.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(program))
     started = time.monotonic()
     assert build_apart(JOBS[0], tmp_path / "b", SHAPE, 1.0) == (-1, "")
     assert time.monotonic() - started < 10
+    assert not half.exists()
     ended = Path("/proc") / pid.read_text().strip() / "stat"
     for _ in range(100):  # its compilers go with it; the system may take a moment to bury them
         if not ended.exists() or ended.read_text().split()[2] == "Z":
