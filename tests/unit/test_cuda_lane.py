@@ -6,8 +6,8 @@ The GPU is played by `fake_cuda.py`.
 from __future__ import annotations
 
 import inspect
-import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import fake_cuda
@@ -80,23 +80,12 @@ def test_batches_that_pytorch_cannot_take(way: str) -> None:
 
 
 def test_threads_capture_one_after_the_other() -> None:
-    found: list[list[float]] = []
-    failed: list[AssertionError] = []
+    def work(value: float) -> list[float]:
+        lane = CudaLane(fake_cuda.fake_torch(), Model(), batch(0), capture=True)
+        return list(lane.run(batch(value))[0])
 
-    def work(value: float) -> None:
-        try:
-            lane = CudaLane(fake_cuda.fake_torch(), Model(), batch(0), capture=True)
-            found.append(list(lane.run(batch(value))[0]))
-        except AssertionError as error:
-            failed.append(error)
-
-    threads = [threading.Thread(target=work, args=(value,)) for value in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not failed
-    assert sorted(found) == [[1, 1], [5, 5], [9, 9], [13, 13]]
+    with ThreadPoolExecutor(4) as threads:
+        assert list(threads.map(work, range(4))) == [[1, 1], [5, 5], [9, 9], [13, 13]]
 
 
 def test_pytorch_has_what_the_fake_plays() -> None:

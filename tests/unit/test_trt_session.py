@@ -5,8 +5,8 @@ The library and the GPU are played by fakes. That the names exist is `test_trt_a
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -198,23 +198,12 @@ def test_many_in_flight_come_back_in_order(machine: Any) -> None:
 
 
 def test_threads_capture_one_after_the_other(machine: Any) -> None:
-    found: list[float] = []
-    failed: list[AssertionError] = []
+    def work(value: float) -> float:
+        with opened() as session:
+            return float(session.run(batch(value))[0, 0])
 
-    def work(value: float) -> None:
-        try:
-            with opened() as session:
-                found.append(session.run(batch(value))[0, 0])
-        except AssertionError as error:
-            failed.append(error)
-
-    threads = [threading.Thread(target=work, args=(value,)) for value in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not failed
-    assert sorted(found) == [0, 4, 8, 12]
+    with ThreadPoolExecutor(4) as threads:
+        assert list(threads.map(work, range(4))) == [0, 4, 8, 12]
 
 
 @pytest.mark.parametrize("fails_at", [1, 2, 3])
