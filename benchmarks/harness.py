@@ -4,8 +4,8 @@
     python -m benchmarks.harness --bundle DIR    a bundle of yours
 
 The null engine does nothing, so that its query is the harness: call, validation, two readings of
-the clock. For repeatability the bundle's graph is measured against itself, loaded twice, ten times
-over: whatever the ratio is off 1 by, the harness or the machine has made. The third figure is how
+the clock. For repeatability the bundle's graph is measured against itself, in two sessions, ten
+times over: whatever the ratio is off 1 by, the harness or the machine has made. The third figure is how
 long `bench` takes with its defaults.
 """
 
@@ -119,6 +119,7 @@ def main(bundle: Path | None, seconds: float, runs: int) -> None:
         "harness_us": round(1e6 * harness_seconds(), 2),
         "share": round(max(shares), 5),
         "seconds": seconds,
+        "layouts": {str(row.batch): row.layouts for row in report.rows},
         "against_itself": summary(ratios),
         "ratios": ratios,
         "bench_seconds": round(bench_seconds(bundle), 1),
