@@ -42,7 +42,7 @@ STEPS: Mapping[str, tuple[str, ...]] = {
     "weights": ("load weights",),
     "export": ("recording the golden", "export"),
     "rewrites": ("fuse/",),
-    "calibration": ("calibrating", "looking at channels"),
+    "calibration": ("calibrating", "looking at", "rounding weights", "running in FP32", "trying"),
     "lowering": ("lower/",),
     "parity": ("comparing",),
     "timing": ("warming up", "measuring batch", "profiling blocks"),

@@ -175,7 +175,8 @@ def _rounded(
         seed=recipe.seed,
         progress=progress,
     )
-    return precision.rounded(model, ranges, moments)
+    with progress.stage("rounding weights"):
+        return precision.rounded(model, ranges, moments)
 
 
 def _shown(chosen: ImageSet, layout: Layout | None, size: int | None = None) -> Iterator[Array]:
