@@ -5,8 +5,8 @@
 
 The null engine does nothing, so that its query is the harness: call, validation, two readings of
 the clock. For repeatability the bundle's graph is measured against itself, in two sessions, ten
-times over: whatever the ratio is off 1 by, the harness or the machine has made. The third figure is how
-long `bench` takes with its defaults.
+times over: whatever the ratio is off 1 by, the harness or the machine has made. The third figure
+is how long `bench` takes with its defaults.
 """
 
 from __future__ import annotations
