@@ -25,6 +25,7 @@ from benchmarks.native import noise_images
 from inception_deploy.artifact import FloatArray
 from inception_deploy.build_options import BuildOptions
 from inception_deploy.engines import ENGINES, Session
+from inception_deploy.engines._as_written import AsWritten
 from inception_deploy.engines.openvino import Openvino, Options
 from inception_deploy.images import plan_images
 from inception_deploy.machine import describe
@@ -182,6 +183,10 @@ def opened(key: str, engine: str, file: Path) -> Session:
     if key in OPENVINO_FLOATS:
         options = Options(precision=OPENVINO_FLOATS[key])
         return Openvino().session(file, options=options)
+    if key.startswith("tensorrt:"):
+        # ONNX Runtime's optimiser (WeightBiasQuantization, 1.31) counts a float16 bias in steps of
+        # the accumulator and keeps the count in float16: above 65,504 steps it is infinite
+        return AsWritten().session(file)
     return ENGINES.get(engine).session(file)
 
 

@@ -9,7 +9,7 @@ What is compared, and how it is made, is in `benchmarks/peer_graphs.py`.
 
 For TensorRT there is no GPU to be fast on, so only SQNR is compared: the graph of our placement and
 those of nvidia-modelopt (`modelopt.onnx.quantization.quantize`, int8, max and entropy), both run by
-ONNX Runtime.
+ONNX Runtime as they are written, without its optimiser.
 
 Weights are random at native size, their images octave noise (`inception_deploy/random_weights.py`),
 or the embedded trained ones at theirs. SQNR compares with PyTorch on images that did not serve
