@@ -85,6 +85,7 @@ class Package:
         input: name, dtype and shape without the batch of what is fed.
         output: likewise of the result.
         largest: batch.
+        frozen: whether weights are constants of the code, folded and laid out for its kernels.
     """
 
     place: Place
@@ -92,6 +93,7 @@ class Package:
     input: tuple[str, str, tuple[int, ...]]
     output: tuple[str, str, tuple[int, ...]]
     largest: int
+    frozen: bool = True
 
     def metadata(self) -> dict[str, str]:
         """For `aot_inductor.metadata`; `read` is the inverse."""
@@ -114,7 +116,8 @@ class Package:
             values = json.loads(found[KEY])
             place = Place(**{**values["place"], "isa": tuple(values["place"]["isa"])})
             ends = {end: _end(values[end]) for end in ("input", "output")}
-            return cls(place, values["precision"], **ends, largest=int(values["largest"]))
+            largest, frozen = int(values["largest"]), bool(values.get("frozen", True))
+            return cls(place, values["precision"], **ends, largest=largest, frozen=frozen)
         except (KeyError, TypeError, ValueError) as error:
             raise BadInput(
                 f"{where} does not say what it was compiled for; export it again"

@@ -143,6 +143,7 @@ class TorchInductor(Engine):
                 "isa": list(package.place.isa),
                 "precision": package.precision,
                 "batches": [f"1:{batch.optimum}:{batch.maximum}"],
+                "frozen": package.frozen,
                 "bytes": path.stat().st_size,
                 "seconds": round(time.perf_counter() - started, 3),
             },

@@ -52,7 +52,7 @@ class Residual(nn.Module):
         self, channels: int, scale: float, *, linear: bool = False, **branches: nn.Module
     ) -> None:
         super().__init__()
-        self.scale = scale
+        self.scale, self.scaled = scale, scale != 1.0
         self.branches = tuple(branches)
         for name, branch in branches.items():
             self.add_module(name, branch)
@@ -63,7 +63,7 @@ class Residual(nn.Module):
         joined = torch.cat([self.get_submodule(name)(x) for name in self.branches], 1)
         out: Tensor = self.conv2d(joined)
         # a scale of exactly 1 needs no multiplication: one node less
-        out = x + out if self.scale == 1.0 else x + self.scale * out
+        out = x + self.scale * out if self.scaled else x + out
         return out if self.relu is None else self.relu(out)
 
 

@@ -189,7 +189,7 @@ class Block8(nn.Module):
         self, channels: int, w: Scaler, scale: float = 0.20, *, linear: bool = False
     ) -> None:
         super().__init__()
-        self.scale = scale
+        self.scale, self.scaled = scale, scale != 1.0
         self.branch0 = ConvNormAct(channels, w(192), 1)
         self.branch1 = nn.Sequential(
             ConvNormAct(channels, w(192), 1),
@@ -203,7 +203,7 @@ class Block8(nn.Module):
         joined = torch.cat((self.branch0(x), self.branch1(x)), 1)
         out: Tensor = self.conv2d(joined)
         # the linear block's scale is exactly 1: a multiplication would be one more node
-        out = x + out if self.scale == 1.0 else x + self.scale * out
+        out = x + self.scale * out if self.scaled else x + out
         return out if self.relu is None else self.relu(out)
 
 

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from inception_deploy.build_options import BatchProfile, BuildOptions
 from inception_deploy.bundle import file_digest
 from inception_deploy.engines import ENGINES, Engine, Network, Session, TensorSpec
+from inception_deploy.engines import _inductor_build as build_module
 from inception_deploy.engines import _inductor_session as sessions
 from inception_deploy.engines._inductor_facts import KEY, Package, Place, instruction_sets
 from inception_deploy.engines.torch_inductor import TorchInductor
@@ -409,3 +410,45 @@ def test_a_gpu_needs_cudas_headers_and_triton(
 def test_recipes_that_it_cannot_serve(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(RecipeError, match=message):
         Recipe(target="torch-inductor", **fields)
+
+
+class Residuals(nn.Module):
+    """Two residual branches scaled by different numbers, which PyTorch 2.13 freezes wrongly."""
+
+    def __init__(self, called: str) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second = (nn.Conv2d(3, 3, 1) for _ in range(2))
+        self.one, self.other = nn.Identity(), nn.Identity()
+        self.called = called
+        setattr(self.one, called, 0.17)
+        setattr(self.other, called, 0.1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        found = torch.relu(images + getattr(self.one, self.called) * self.first(images))
+        found = torch.relu(found + getattr(self.other, self.called) * self.second(found))
+        return found.mean((2, 3))
+
+
+@compiles
+@pytest.mark.parametrize(("called", "frozen"), [("scale", True), ("factor", False)])
+def test_a_package_is_held_to_the_network(called: str, frozen: bool, tmp_path: Path) -> None:
+    """Scales are hidden from what freezes them wrongly; what is wrong still is not frozen."""
+    module = Residuals(called).eval()
+    path = package(tmp_path, Network(module, "fp32", images(2)))
+    with opened(path) as session:
+        found = session.run(images(3, seed=1))
+    with torch.no_grad():
+        wanted = module(torch.from_numpy(images(3, seed=1))).numpy()
+    assert np.abs(found - wanted).max() <= 1e-5 * np.abs(wanted).max()
+    # a PyTorch that freezes such networks as it should may freeze this one, too
+    assert Package.read(path.read_bytes(), path).frozen or not frozen
+
+
+@compiles
+def test_what_does_not_compute_the_network_is_no_bundle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(build_module, "_off", lambda *_: 0.5)
+    with pytest.raises(StageError, match=r"Classifier is off by 0.5 of its outputs, 0.0001 are"):
+        package(tmp_path, Network(MODULE, "fp32", images(2)))
