@@ -20,6 +20,7 @@ import click
 from benchmarks.gpu_table import gpu_table
 from benchmarks.rounding import rounding_table
 from benchmarks.speed_tables import (
+    contenders_table,
     export_time_table,
     harness_table,
     peers_table,
@@ -111,10 +112,14 @@ _SECTIONS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "sweep": sweep_table,
     "export_time": export_time_table,
     "peers": peers_table,
+    "contenders": contenders_table,
     "rounding": rounding_table,
     "gpu": gpu_table,
 }
 """Name of a marked place, and of its file in benchmarks/results → how it is written."""
+
+_FILES = {"contenders": "peers"}
+"""Of places that are not called as their file is."""
 
 
 def render(document: str) -> str:
@@ -122,7 +127,8 @@ def render(document: str) -> str:
 
     def replace(place: re.Match[str]) -> str:
         name = place.group(2)
-        facts = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+        file = RESULTS / f"{_FILES.get(name, name)}.json"
+        facts = json.loads(file.read_text(encoding="utf-8"))
         return place.group(1) + _SECTIONS[name](facts) + place.group(3)
 
     return _PLACE.sub(replace, document)

@@ -5,7 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["export_time_table", "harness_table", "peers_table", "sweep_table"]
+__all__ = [
+    "contenders_table",
+    "export_time_table",
+    "harness_table",
+    "peers_table",
+    "sweep_table",
+]
 
 
 def harness_table(facts: Mapping[str, Any]) -> str:
@@ -99,8 +105,8 @@ def peers_table(facts: Mapping[str, Any]) -> str:
     )
     lines = [
         "| native size, INT8 | ONNX Runtime, batch 1 / 8 | SQNR, dB | OpenVINO, batch 1 / 8 "
-        "| SQNR, dB |",
-        "|---|---:|---:|---:|---:|",
+        "| SQNR, dB | TensorRT: SQNR, dB |",
+        "|---|---:|---:|---:|---:|---:|",
     ]
     for row in facts["rows"]:
         if "ratios" not in row:
@@ -114,16 +120,19 @@ def peers_table(facts: Mapping[str, Any]) -> str:
             }
             cells.append(" / ".join(found[batch] for batch in sorted(found)))
             cells.append(f"{row['sqnr_db'][ours]:.1f} ({row['sqnr_db'][peer]:.1f})")
+        cells.append(_for_tensorrt(row["sqnr_db"]))
         lines.append(f"| {' | '.join(cells)} |")
     means = [facts["summary"][name]["geometric_mean"] for name in ("onnxruntime", "openvino")]
-    lines.append(f"| geometric mean | {means[0]:.2f}× | | {means[1]:.2f}× | |")
+    lines.append(f"| geometric mean | {means[0]:.2f}× | | {means[1]:.2f}× | | |")
     machine, versions = facts["machine"], facts["versions"]
     lines += [
         "",
-        "Against `onnxruntime.quantization.quantize_static` (per channel, after preprocessing) and "
-        "`nncf.quantize` (MIXED) on the same engine in one run; in brackets the peer's SQNR. "
+        "Against `onnxruntime.quantization.quantize_static` (per channel, after preprocessing), "
+        "`nncf.quantize` (MIXED) on the same engine in one run, and `modelopt.onnx.quantization` "
+        "(the better of max and entropy), run as written; in brackets the peer's SQNR. "
         f"Random weights; {machine['cores']} cores of an {machine['cpu']} with VNNI; onnxruntime "
-        f"{versions['onnxruntime']}, openvino {versions['openvino']}, nncf {versions['nncf']}.",
+        f"{versions['onnxruntime']}, openvino {versions['openvino']}, nncf {versions['nncf']}, "
+        f"modelopt {facts['rows'][0].get('modelopt', '–')}.",
     ]
     for row in facts["rows"]:
         if "top1" not in row:
@@ -133,8 +142,51 @@ def peers_table(facts: Mapping[str, Any]) -> str:
             f"{engine} {top1[ours]:.2f} % at {sqnr[ours]:.1f} dB ({sqnr[peer]:.1f})"
             for engine, (ours, peer) in zip(("ONNX Runtime", "OpenVINO"), pairs, strict=True)
         ]
+        if "tensorrt:ours" in top1:
+            said.append(f"TensorRT {top1['tensorrt:ours']:.2f} % at {_for_tensorrt(sqnr)} dB")
         lines.append(
             f"On {row['images']['validation']:,} images, the trained {row['network']} of the "
             f"package: top-1 {top1['pytorch']:.2f} % in PyTorch; {', '.join(said)}."
         )
     return "\n".join(lines) + "\n"
+
+
+def _for_tensorrt(sqnr: Mapping[str, float]) -> str:
+    """Of our placement, and of the best of the peer's."""
+    if "tensorrt:ours" not in sqnr:
+        return "–"
+    best = max(db for key, db in sqnr.items() if key.startswith("tensorrt:modelopt"))
+    return f"{sqnr['tensorrt:ours']:.1f} ({best:.1f})"
+
+
+_CONTENDERS = {
+    "torch:eager": "PyTorch",
+    "torch:inductor": "AOTInductor",
+    "torch:inductor-bf16": "AOTInductor BF16",
+    "onnxruntime:fp32": "ONNX Runtime",
+    "openvino:fp32": "OpenVINO",
+    "openvino:bf16": "OpenVINO BF16",
+    "onnxruntime:quantize_static": "quantize_static",
+    "openvino:nncf": "NNCF",
+    "onnxruntime:ours": "ours, ONNX Runtime",
+    "openvino:ours": "ours, OpenVINO",
+}
+
+
+def contenders_table(facts: Mapping[str, Any]) -> str:
+    """Images/s of everything that `benchmarks.peers` times, the fastest of each row in bold."""
+    lines = [
+        f"| native size, batch | {' | '.join(_CONTENDERS.values())} |",
+        "|---|" + "---:|" * len(_CONTENDERS),
+    ]
+    for row in facts["rows"]:
+        for batch, medians in row.get("median_ms", {}).items():
+            rates = {key: 1e3 * int(batch) / ms for key, ms in medians.items()}
+            cells = ["–" if key not in rates else f"{rates[key]:.3g}" for key in _CONTENDERS]
+            best = max(rates, key=lambda key: rates[key])
+            cells = [
+                f"**{cell}**" if key == best else cell
+                for key, cell in zip(_CONTENDERS, cells, strict=True)
+            ]
+            lines.append(f"| {row['network']}, {batch} | {' | '.join(cells)} |")
+    return "\n".join([*lines, "", _where(facts)]) + "\n"
