@@ -2,8 +2,8 @@
 
 Calibrators weigh two errors tensor by tensor: that of clipping a few large values, and that of the
 coarser steps which keeping them costs. Which one the network minds more, its activations do not
-tell: a trained classifier loses 1 to 4 dB where outliers are clipped, for its decisions hang on
-them; a network of random weights gains as much. So each candidate is tried, on calibration images.
+tell: a trained classifier loses up to 5 dB where outliers are clipped, for its decisions hang on
+them; a network of random weights gains up to 2. So each candidate is tried, on calibration images.
 """
 
 from __future__ import annotations
