@@ -80,7 +80,8 @@ def measured(
         data_digest="",
         total=chosen.batch_count(),
     )
-    candidates = [calibrate(histograms, calibrator(m), precision.grid, watched) for m in AUTO]
+    grids = precision.grids(model)
+    candidates = [calibrate(histograms, calibrator(m), grids, watched) for m in AUTO]
     shown, engine = chosen.spread(CHOICE_IMAGES), ENGINES.get("onnxruntime")
     found: dict[str, float] = {}
     taken = ""
