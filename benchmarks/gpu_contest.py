@@ -13,7 +13,7 @@ import onnx
 
 from benchmarks.gpu_bundles import Job, Shape
 from benchmarks.gpu_peer import Eager
-from benchmarks.native import cycled
+from benchmarks.native import cycled, ratio_facts
 from inception_deploy.bundle import Bundle
 from inception_deploy.deployed import open_deployed
 from inception_deploy.errors import InceptionDeployError, StageError
@@ -160,15 +160,7 @@ def row_of(contest: Contest, batch: int, seconds: float) -> dict[str, Any]:
             for found in report.rows
         ],
         "peaks_tflops": {p: round(2e-12 * rate, 3) for p, rate in sorted(peaks.items())},
-        "ratios": [
-            {
-                "of": ratio.candidate,
-                "to": ratio.baseline,
-                "ratio": round(ratio.ratio, 4),
-                "ci95": [round(end, 4) for end in ratio.ci95],
-            }
-            for ratio in report.ratios
-        ],
+        "ratios": [ratio_facts(ratio) for ratio in report.ratios],
         "warnings": list(report.warnings),
     }
 

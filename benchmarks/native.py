@@ -23,6 +23,7 @@ from inception_deploy.errors import InceptionDeployError
 from inception_deploy.machine import LIBRARIES, describe, library_versions
 from inception_deploy.preprocess import Preprocessing
 from inception_deploy.random_weights import octave_noise, pixel_spread
+from inception_deploy.throughput.report import Ratio
 
 __all__ = [
     "CACHE",
@@ -33,6 +34,7 @@ __all__ = [
     "noise_images",
     "plain_errors",
     "provenance",
+    "ratio_facts",
 ]
 
 CACHE = Path("build/benchmarks")
@@ -48,6 +50,16 @@ def noise_images(preprocessing: Preprocessing, count: int, seed: int = SEED) -> 
         torch.default_generator.manual_seed(seed)
         noise = octave_noise(count, preprocessing.size) * pixel_spread(preprocessing)
     return np.asarray(noise.numpy(), np.float32)
+
+
+def ratio_facts(ratio: Ratio) -> dict[str, Any]:
+    """As result files hold a ratio of two candidates, its batch aside."""
+    return {
+        "of": ratio.candidate,
+        "to": ratio.baseline,
+        "ratio": round(ratio.ratio, 4),
+        "ci95": [round(end, 4) for end in ratio.ci95],
+    }
 
 
 def cycled(images: FloatArray) -> Callable[[int], FloatArray]:

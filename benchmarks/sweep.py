@@ -22,7 +22,7 @@ from typing import Any, cast, get_args
 import click
 import numpy as np
 
-from benchmarks.native import CACHE, kept_rows, noise_images, provenance
+from benchmarks.native import CACHE, kept_rows, noise_images, provenance, ratio_facts
 from inception_deploy.bundle import Bundle
 from inception_deploy.deployed import open_deployed
 from inception_deploy.engines import ENGINES
@@ -138,16 +138,7 @@ def row_of(network: str, bundles: Mapping[str, Path], seconds: float) -> dict[st
             }
             for row in report.rows
         ],
-        "ratios": [
-            {
-                "batch": ratio.batch,
-                "of": ratio.candidate,
-                "to": ratio.baseline,
-                "ratio": round(ratio.ratio, 4),
-                "ci95": [round(end, 4) for end in ratio.ci95],
-            }
-            for ratio in report.ratios
-        ],
+        "ratios": [{"batch": ratio.batch, **ratio_facts(ratio)} for ratio in report.ratios],
         "warnings": list(report.warnings),
     }
 

@@ -5,7 +5,7 @@ Ranges are the graph's own, so that one engine takes them for all targets.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import onnx
 
@@ -17,7 +17,7 @@ from inception_deploy.clipping import least_noise
 from inception_deploy.deployed import runner
 from inception_deploy.engines import ENGINES
 from inception_deploy.engines.base import Array
-from inception_deploy.images import ImagePlan, ImageSet
+from inception_deploy.images import BATCH, ImagePlan, ImageSet
 from inception_deploy.moments import observe_moments
 from inception_deploy.pixels import fed
 from inception_deploy.precisions import Precision
@@ -63,9 +63,10 @@ def calibrated(
     if not precision.needs_ranges:
         return precision, None
     chosen, model, layout = images.calibration, artifact.model, recipe.pixel_layout
-    if precision.watched(model) is None:
-        return precision, _exact(model, chosen, layout, progress)
-    candidates = _candidates(recipe, artifact, chosen, precision, progress)
+    watched = precision.watched(model)
+    if watched is None:
+        return precision, _exact(model, chosen, layout, BATCH, progress)
+    candidates = _candidates(recipe, artifact, chosen, precision, watched, progress)
     precision = informed(recipe, model, chosen, precision, candidates[0], progress)
     shown = chosen.spread(CHOICE_IMAGES)
     exact, runs = ENGINES.get("onnxruntime"), runner(recipe.target)
@@ -97,7 +98,8 @@ def informed(
     """
     few = chosen.spread(CHANNEL_IMAGES)
     if precision.needs_exact:
-        precision = precision.knowing(_exact(model, few, recipe.pixel_layout, progress))
+        exact = _exact(model, few, recipe.pixel_layout, CHANNEL_BATCH, progress)
+        precision = precision.knowing(exact)
     if recipe.weight_rounding == "gptq":
         return _rounded(recipe, model, few, precision, ranges, progress)
     statistics = observe_channels(
@@ -112,7 +114,12 @@ def informed(
 
 
 def _candidates(
-    recipe: Recipe, artifact: Artifact, chosen: ImageSet, precision: Precision, progress: Progress
+    recipe: Recipe,
+    artifact: Artifact,
+    chosen: ImageSet,
+    precision: Precision,
+    watched: Mapping[str, int],
+    progress: Progress,
 ) -> list[Ranges]:
     """Those of the recipe's table; or chosen from the images, in as many ways as there are to try.
 
@@ -123,11 +130,9 @@ def _candidates(
         ranges = load_table(table)
         ranges.check(model=artifact.digest)
         return [ranges]
-    watched = precision.watched(artifact.model)
-    assert watched is not None, "exact ranges are taken elsewhere"
     histograms = observe_histograms(
         artifact.model,
-        _shown(chosen, recipe.pixel_layout),
+        _shown(chosen, recipe.pixel_layout, BATCH),
         tensors=tuple(watched),
         engine=ENGINES.get("onnxruntime"),
         data_digest=chosen.dataset.digest,
@@ -140,15 +145,19 @@ def _candidates(
 
 
 def _exact(
-    model: onnx.ModelProto, chosen: ImageSet, layout: Layout | None, progress: Progress
+    model: onnx.ModelProto,
+    chosen: ImageSet,
+    layout: Layout | None,
+    size: int,
+    progress: Progress,
 ) -> Ranges:
-    """Smallest and largest value of every tensor."""
+    """Smallest and largest value of every tensor, seen in batches of `size`."""
     return observe(
         model,
-        _shown(chosen, layout, CHANNEL_BATCH),
+        _shown(chosen, layout, size),
         engine=ENGINES.get("onnxruntime"),
         data_digest=chosen.dataset.digest,
-        total=chosen.batch_count(CHANNEL_BATCH),
+        total=chosen.batch_count(size),
         progress=progress,
     )
 
@@ -179,7 +188,6 @@ def _rounded(
         return precision.rounded(model, ranges, moments)
 
 
-def _shown(chosen: ImageSet, layout: Layout | None, size: int | None = None) -> Iterator[Array]:
+def _shown(chosen: ImageSet, layout: Layout | None, size: int) -> Iterator[Array]:
     """What the graph is fed, batch by batch."""
-    batches = chosen.batches() if size is None else chosen.batches(size)
-    return (fed(batch, layout) for batch in batches)
+    return (fed(batch, layout) for batch in chosen.batches(size))

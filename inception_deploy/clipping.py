@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 
 from inception_deploy.engines.base import Array, Engine
+from inception_deploy.parity.distance import DistanceMeter
 from inception_deploy.precisions import Precision
 from inception_deploy.progress import Progress, SilentProgress
 from inception_deploy.ranges import Ranges
@@ -54,28 +54,27 @@ def least_noise(
         return candidates[0]
     listener = progress or SilentProgress()
     wanted = _outputs(exact, model, listener.track(batches(), "running in FP32", total))
-    best, least = candidates[0], -math.inf
+    best, most = candidates[0], -math.inf
     for ranges in candidates:
         lowered = precision.lower(model, ranges).model
         title = f"trying the ranges of {ranges.calibrator}"
         found = _outputs(engine, lowered, listener.track(batches(), title, total))
         sqnr = _sqnr_db(wanted, found)
-        if sqnr > least + (MARGIN_DB if ranges is not candidates[0] else 0.0):
-            best, least = ranges, sqnr
+        if sqnr > most + MARGIN_DB:
+            best, most = ranges, sqnr
     return best
 
 
-def _outputs(
-    engine: Engine, model: onnx.ModelProto, batches: Iterable[Array]
-) -> NDArray[np.float64]:
+def _outputs(engine: Engine, model: onnx.ModelProto, batches: Iterable[Array]) -> Array:
     with engine.session(model.SerializeToString()) as session:
-        return np.concatenate([session.run(batch) for batch in batches]).astype(np.float64)
+        return np.concatenate([session.run(batch) for batch in batches])
 
 
-def _sqnr_db(wanted: NDArray[np.float64], found: NDArray[np.float64]) -> float:
-    """Power of the outputs over that of their error; −∞ where something is not finite."""
-    noise = float(((found - wanted) ** 2).sum())
-    if not math.isfinite(noise):
+def _sqnr_db(wanted: Array, found: Array) -> float:
+    """−∞ where something is not finite, ∞ where nothing differs."""
+    if not np.isfinite(found).all():
         return -math.inf
-    power = float((wanted**2).sum())
-    return 10 * math.log10(power / noise) if noise and power else math.inf
+    meter = DistanceMeter()
+    meter.add(wanted, found)
+    sqnr = meter.result().sqnr_db
+    return math.inf if sqnr is None else sqnr
