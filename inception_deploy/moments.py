@@ -16,6 +16,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import onnx
+import torch
 from numpy.typing import NDArray
 
 from inception_deploy.artifact import FloatArray
@@ -105,7 +106,8 @@ class _Sum:
 
     def add(self, windows: Floats) -> None:
         self.first += windows.sum(1, dtype=np.float64)
-        self.second += windows.swapaxes(1, 2) @ windows
+        rows = torch.from_numpy(windows)
+        torch.from_numpy(self.second).baddbmm_(rows.mT, rows)  # in place: no second matrix
         self.samples += windows.shape[1]
 
     def moments(self) -> InputMoments:

@@ -8,10 +8,11 @@ The average is taken back by the bias. What is left has the expected square
 
 which rounding each weight to its nearest makes least only where H is diagonal; inputs of
 convolutions are far from it. So weights are rounded one after the other, and those that are still
-free take over what rounding cost: with H⁻¹ = UᵀU, U upper triangular, rounding weight j by eⱼ moves
-weight k > j by −eⱼ·Uⱼₖ/Uⱼⱼ (Frantar and Alistarh, arXiv 2208.11580, section 4; in this order and
-form arXiv 2210.17323, section 3.3). The inputs that vary most go first, as long as there are many
-weights left to make up for them.
+free take over what rounding cost: with H = RRᵀ, R upper triangular, the square is that of
+(ŵ − w)·R, whose place k is least when weight k is rounded from wₖ − Σ eⱼ·Rⱼₖ/Rₖₖ over the errors eⱼ
+before it. That is GPTQ (Frantar et al., arXiv 2210.17323, section 3.3, where H⁻¹ is factored), seen
+as the nearest plane of a lattice (Chen et al., arXiv 2507.18553), and needs no inverse. The inputs
+that vary most go first, as long as there are many weights left to make up for them.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from numpy.typing import NDArray
 from inception_deploy.errors import StageError
 from inception_deploy.quantisation import QuantisedWeights
 
-__all__ = ["REACH", "InputMoments", "RoundedWeights", "round_weights"]
+__all__ = ["REACH", "InputMoments", "RoundedWeights", "WeightRounder"]
 
 Floats: TypeAlias = NDArray[np.float32]
 
@@ -40,7 +41,7 @@ REACH = 4
 further; `locate` tells a wrong weight from a rounded one by this."""
 
 _BLOCK = 64
-"""Weights of a row rounded before the rest of the row is moved, by one product for all."""
+"""Weights of a row rounded before what they leave to the rest is added up, by one product."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,99 +73,116 @@ class RoundedWeights:
     shift: NDArray[np.float64]
 
 
-def round_weights(
-    weights: NDArray[Any],
-    grid: QuantisedWeights,
-    moments: InputMoments,
-    *,
-    noise: float = 0.0,
-    bits: int = 8,
-) -> RoundedWeights:
-    """`weights` on the scales of `grid`, rounded for the least error of the layer's outputs.
-
-    No row comes out worse than `grid` has it: where it would, it is taken over.
+class WeightRounder:
+    """Rounds weights of layers that read the same windows: H is factored once for all of them.
 
     Args:
-        weights: float (out, in / groups, …), finite.
-        grid: the nearest integers, axis 0.
+        moments: of what the layers read.
         noise: variance of the rounding of each input, Δ²/12.
-        bits: of the integers, as in `quantisation.quantise_weights`.
 
     Raises:
-        StageError: the moments are of another layer, or not finite.
+        StageError: the moments are not finite.
     """
-    groups, taps = moments.mean.shape
-    if weights.size != len(weights) * taps or len(weights) % groups:
-        raise StageError(f"moments of {groups} × {taps} inputs do not fit {weights.shape} weights")
-    if not np.isfinite(moments.covariance).all():
-        raise StageError("the covariance of a layer's inputs is not finite; look at the images")
-    shape = (groups, len(weights) // groups, taps)
-    scales = grid.scales.astype(np.float64).reshape(*shape[:2], 1)
-    own = weights.astype(np.float64).reshape(shape) / scales
-    nearest = grid.integers.reshape(shape)
-    highest = 2 ** (bits - 1) - 1
-    integers, shifts = np.empty(shape, np.int8), np.empty(shape[:2])
-    for group in range(groups):
-        matrix = moments.covariance[group].copy()
-        matrix[np.diag_indices_from(matrix)] += noise
-        steps = nearest[group].astype(np.float64)
-        found = _in_turn(own[group], steps, matrix, highest)
-        worse = _cost(found - own[group], matrix) > _cost(steps - own[group], matrix)
-        found[worse] = steps[worse]
-        integers[group] = found
-        shifts[group] = ((found - own[group]) @ moments.mean[group]) * scales[group, :, 0]
-    rounded = QuantisedWeights(integers.reshape(weights.shape), grid.scales, grid.axis)
-    return RoundedWeights(rounded, shifts.reshape(-1))
 
+    def __init__(self, moments: InputMoments, noise: float = 0.0) -> None:
+        if not np.isfinite(moments.covariance).all():
+            raise StageError("the covariance of a layer's inputs is not finite; look at the images")
+        self.moments, self.noise = moments, noise
+        variances = np.diagonal(moments.covariance, axis1=1, axis2=2)
+        self._order = np.argsort(-variances, axis=1, kind="stable")
+        self._factor = _factor(moments.covariance, self._order, noise)
 
-def _cost(errors: NDArray[np.float64], matrix: Floats) -> Floats:
-    """e·H·eᵀ for each row."""
-    rows = errors.astype(np.float32)
-    cost: Floats = ((rows @ matrix) * rows).sum(1)
-    return cost
+    def round(
+        self, weights: NDArray[Any], grid: QuantisedWeights, *, bits: int = 8
+    ) -> RoundedWeights:
+        """`weights` on the scales of `grid`, rounded for the least error of the layer's outputs.
+
+        No row comes out worse than `grid` has it: where it would, it is taken over.
+
+        Args:
+            weights: float (out, in / groups, …), finite.
+            grid: the nearest integers, axis 0.
+            bits: of the integers, as in `quantisation.quantise_weights`.
+
+        Raises:
+            StageError: the moments are of another layer.
+        """
+        groups, taps = self.moments.mean.shape
+        if weights.size != len(weights) * taps or len(weights) % groups:
+            raise StageError(
+                f"moments of {groups} × {taps} inputs do not fit {weights.shape} weights"
+            )
+        shape = (groups, len(weights) // groups, taps)
+        scales = grid.scales.astype(np.float64).reshape(*shape[:2], 1)
+        own = weights.astype(np.float64).reshape(shape) / scales
+        nearest = grid.integers.reshape(shape).astype(np.float64)
+        order = self._order[:, :, None]
+        found = np.empty_like(own)
+        np.put_along_axis(
+            found.swapaxes(1, 2),
+            order,
+            _in_turn(
+                np.take_along_axis(own.swapaxes(1, 2), order, 1),
+                np.take_along_axis(nearest.swapaxes(1, 2), order, 1),
+                self._factor,
+                2 ** (bits - 1) - 1,
+            ),
+            1,
+        )
+        worse = self._cost(found - own) > self._cost(nearest - own)
+        found[worse] = nearest[worse]
+        shifts = np.matmul(found - own, self.moments.mean[:, :, None]) * scales
+        rounded = QuantisedWeights(
+            found.astype(np.int8).reshape(weights.shape), grid.scales, grid.axis
+        )
+        return RoundedWeights(rounded, shifts.reshape(-1))
+
+    def _cost(self, errors: NDArray[np.float64]) -> Floats:
+        """e·H·eᵀ of each row, (groups, rows)."""
+        rows = errors.astype(np.float32)
+        cost: Floats = ((rows @ self.moments.covariance + self.noise * rows) * rows).sum(-1)
+        return cost
 
 
 def _in_turn(
-    own: NDArray[np.float64], nearest: NDArray[np.float64], matrix: Floats, highest: int
+    own: NDArray[np.float64], nearest: NDArray[np.float64], factor: Floats, highest: int
 ) -> NDArray[np.float64]:
-    """Integers of the rows `own` (rows, taps), in steps; `matrix` is H."""
-    order = np.argsort(-np.diag(matrix), kind="stable")
-    factor = _factor(matrix[np.ix_(order, order)])
-    low = np.maximum(nearest - REACH, -highest)[:, order]
-    high = np.minimum(nearest + REACH, highest)[:, order]
-    free = own[:, order]
-    found = np.empty_like(free)
-    taps = len(order)
+    """Integers of weights `own` (groups, taps, rows), in steps and in order.
+
+    What is added up is eR: of a weight not rounded yet, what those before it have left there.
+    """
+    low = np.maximum(nearest - REACH, -highest)
+    high = np.minimum(nearest + REACH, highest)
+    found = np.empty_like(own)
+    errors = np.empty(own.shape, np.float32)
+    left = np.zeros(own.shape, np.float32)
+    taps = own.shape[1]
     for start in range(0, taps, _BLOCK):
         end = min(start + _BLOCK, taps)
-        errors = np.empty((len(free), end - start))
         for j in range(start, end):
-            found[:, j] = np.clip(np.rint(free[:, j]), low[:, j], high[:, j])
-            error = (free[:, j] - found[:, j]) / factor[j, j]
-            free[:, j:end] -= np.outer(error, factor[j, j:end])
-            errors[:, j - start] = error
-        free[:, end:] -= errors.astype(np.float32) @ factor[start:end, end:]
-    result = np.empty_like(found)
-    result[:, order] = found
-    return result
-
-
-def _factor(matrix: Floats) -> Floats:
-    """Upper triangular U with UᵀU = (H + damping)⁻¹.
-
-    With the order of rows and columns reversed, H = LLᵀ is H = RRᵀ with R upper triangular, whose
-    inverse is U: one factorisation, and no inverse of H itself. The damping bounds the condition of
-    H to taps / `DAMPING`, which float32 stands; where it does not, float64 is taken.
-    """
-    diagonal = np.diag_indices_from(matrix)
-    mean = float(matrix[diagonal].mean())
-    matrix[diagonal] += DAMPING * mean if mean > 0 else 1.0
-    turned = torch.from_numpy(matrix[::-1, ::-1].copy())
-    lower, failed = torch.linalg.cholesky_ex(turned)
-    if failed:
-        lower = torch.linalg.cholesky(turned.double())
-    inverse = torch.linalg.solve_triangular(
-        lower, torch.eye(len(matrix), dtype=lower.dtype), upper=False
-    )
-    found: Floats = np.ascontiguousarray(inverse.float().numpy()[::-1, ::-1])
+            near = factor[:, None, start:j, j] @ errors[:, start:j]
+            wanted = own[:, j] - (left[:, j] + near[:, 0]) / factor[:, j, j, None]
+            found[:, j] = np.clip(np.rint(wanted), low[:, j], high[:, j])
+            errors[:, j] = found[:, j] - own[:, j]
+        left[:, end:] += factor[:, start:end, end:].swapaxes(1, 2) @ errors[:, start:end]
     return found
+
+
+def _factor(covariance: Floats, order: NDArray[np.intp], noise: float) -> Floats:
+    """Upper triangular R, (groups, taps, taps), with RRᵀ = H + damping in that order.
+
+    With rows and columns in the reverse order it is the Cholesky factor. The damping bounds the
+    condition of H to taps / `DAMPING`, which float32 stands; where it does not, float64 is taken.
+    """
+    factor = np.empty_like(covariance)
+    for own, turned, result in zip(covariance, order[:, ::-1], factor, strict=True):
+        matrix = torch.from_numpy(own[np.ix_(turned, turned)])
+        diagonal = matrix.diagonal()
+        diagonal += noise
+        mean = float(diagonal.mean())
+        diagonal += DAMPING * mean if mean > 0 else 1.0
+        lower, failed = torch.linalg.cholesky_ex(matrix)
+        if failed:
+            lower = torch.linalg.cholesky(matrix.double())
+        result[:] = lower.numpy()[::-1, ::-1]
+    return factor

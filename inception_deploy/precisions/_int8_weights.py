@@ -22,7 +22,7 @@ from inception_deploy.quantisation import (
     quantise_weights,
     widened,
 )
-from inception_deploy.weight_rounding import InputMoments, RoundedWeights, round_weights
+from inception_deploy.weight_rounding import InputMoments, RoundedWeights, WeightRounder
 
 __all__ = ["WeightWriter"]
 
@@ -81,6 +81,7 @@ class WeightWriter:
         """The weights of every node that there are moments of."""
         values, nodes = float_weights(graph), {node.name: node for node in graph.graph.node}
         found: dict[str, RoundedWeights] = {}
+        rounder: WeightRounder | None = None
         for name, seen in moments:
             node = nodes[name]
             own = values[node.input[1]]
@@ -88,7 +89,9 @@ class WeightWriter:
             # behind a pool that moves integers there is no quantiser of its own
             read = grids.get(node.input[0])
             noise = 0.0 if read is None else read.scale**2 / 12
-            found[name] = round_weights(own, grid, seen, noise=noise, bits=self.bits)
+            if rounder is None or rounder.moments is not seen or rounder.noise != noise:
+                rounder = WeightRounder(seen, noise)
+            found[name] = rounder.round(own, grid, bits=self.bits)
         return found
 
     def _nearest(

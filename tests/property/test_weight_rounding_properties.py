@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from inception_deploy.quantisation import quantise_weights
-from inception_deploy.weight_rounding import REACH, InputMoments, round_weights
+from inception_deploy.weight_rounding import REACH, InputMoments, WeightRounder
 
 seeds = st.integers(0, 2**32 - 1)
 
@@ -40,7 +40,7 @@ def test_no_row_is_worse_than_rounded_to_nearest_and_none_goes_far(
 ) -> None:
     weights, moments, _ = layer(seed, rows, taps)
     nearest = quantise_weights(weights, bits=bits, clip=False)
-    found = round_weights(weights, nearest, moments, noise=noise, bits=bits).weights
+    found = WeightRounder(moments, noise).round(weights, nearest, bits=bits).weights
     assert np.array_equal(found.scales, nearest.scales)
     own = weights.reshape(rows, taps) / nearest.scales[:, None].astype(np.float64)
     matrix = moments.covariance[0] + noise * np.eye(taps)
@@ -55,7 +55,7 @@ def test_the_shift_is_what_the_outputs_move_on_average(
     seed: int, rows: int, taps: int, groups: int
 ) -> None:
     weights, moments, inputs = layer(seed, rows, taps, groups=groups)
-    found = round_weights(weights, quantise_weights(weights, clip=False), moments)
+    found = WeightRounder(moments).round(weights, quantise_weights(weights, clip=False))
     errors = found.weights.dequantise().astype(np.float64) - weights
     errors = errors.reshape(groups, rows, taps)
     moved = (inputs @ errors.swapaxes(1, 2)).mean(1).reshape(-1)
@@ -66,14 +66,14 @@ def test_the_shift_is_what_the_outputs_move_on_average(
 def test_groups_are_layers_of_their_own(seed: int, rows: int, taps: int, groups: int) -> None:
     weights, moments, _ = layer(seed, rows, taps, groups=groups)
     grid = quantise_weights(weights, clip=False)
-    whole = round_weights(weights, grid, moments)
+    whole = WeightRounder(moments).round(weights, grid)
     for index in range(groups):
         part = slice(index * rows, (index + 1) * rows)
         alone = InputMoments(
             moments.mean[index : index + 1], moments.covariance[index : index + 1], moments.samples
         )
         own = quantise_weights(weights[part], clip=False)
-        found = round_weights(weights[part], own, alone)
+        found = WeightRounder(alone).round(weights[part], own)
         assert np.array_equal(found.weights.integers, whole.weights.integers[part])
         assert np.array_equal(found.shift, whole.shift[part])
 
@@ -82,7 +82,7 @@ def test_groups_are_layers_of_their_own(seed: int, rows: int, taps: int, groups:
 def test_of_all_ways_to_round_few_weights_up_or_down_half_are_worse(seed: int, taps: int) -> None:
     weights, moments, _ = layer(seed, 3, taps)
     grid = quantise_weights(weights, clip=False)
-    found = round_weights(weights, grid, moments).weights.integers.reshape(3, taps)
+    found = WeightRounder(moments).round(weights, grid).weights.integers.reshape(3, taps)
     own = weights.reshape(3, taps) / grid.scales[:, None].astype(np.float64)
     matrix = moments.covariance[0]
     for row, steps in zip(own, found, strict=True):

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from inception_deploy.errors import StageError
 from inception_deploy.quantisation import quantise_weights
-from inception_deploy.weight_rounding import InputMoments, round_weights
+from inception_deploy.weight_rounding import InputMoments, WeightRounder
 
 
 def moments_of(inputs: np.ndarray) -> InputMoments:
@@ -20,7 +21,9 @@ def test_inputs_that_know_nothing_of_each_other_leave_every_weight_at_its_neares
     weights = np.random.default_rng(0).standard_normal((8, 30, 1, 1)).astype(np.float32)
     grid = quantise_weights(weights, clip=False)
     moments = InputMoments(np.ones((1, 30)), np.eye(30, dtype=np.float32)[None], 100)
-    assert np.array_equal(round_weights(weights, grid, moments).weights.integers, grid.integers)
+    assert np.array_equal(
+        WeightRounder(moments).round(weights, grid).weights.integers, grid.integers
+    )
 
 
 def test_a_second_equal_input_makes_up_for_the_first() -> None:
@@ -30,7 +33,7 @@ def test_a_second_equal_input_makes_up_for_the_first() -> None:
     assert grid.integers.reshape(-1).tolist() == [127, 0, 0]
     seen = np.random.default_rng(0).standard_normal((1000, 2))
     moments = moments_of(np.stack([seen[:, 0], seen[:, 1], seen[:, 1]], 1))
-    steps = round_weights(weights, grid, moments).weights.integers.reshape(-1)
+    steps = WeightRounder(moments).round(weights, grid).weights.integers.reshape(-1)
     assert steps[0] == 127
     assert sorted(steps[1:]) == [0, 1]
 
@@ -41,7 +44,7 @@ def test_noise_of_the_inputs_makes_them_less_alike() -> None:
     grid = quantise_weights(weights, clip=False)
     seen = np.random.default_rng(0).standard_normal((1000, 2))
     moments = moments_of(np.stack([seen[:, 0], seen[:, 1], seen[:, 1]], 1))
-    steps = round_weights(weights, grid, moments, noise=10.0).weights.integers
+    steps = WeightRounder(moments, 10.0).round(weights, grid).weights.integers
     assert steps.reshape(-1).tolist() == [127, 0, 0]
 
 
@@ -51,7 +54,7 @@ def test_inputs_alike_cost_a_fraction_of_what_nearest_costs() -> None:
     inputs = rng.standard_normal((2000, 10)) @ rng.standard_normal((10, 100))
     weights = rng.standard_normal((16, 100, 1, 1)).astype(np.float32)
     grid = quantise_weights(weights, clip=False)
-    found = round_weights(weights, grid, moments_of(inputs)).weights
+    found = WeightRounder(moments_of(inputs)).round(weights, grid).weights
     exact = inputs @ weights.reshape(16, 100).T
     errors = [
         np.square(inputs @ g.dequantise().reshape(16, 100).T - exact).mean() for g in (found, grid)
@@ -64,7 +67,7 @@ def test_dead_inputs_leave_their_weights_alone(value: float) -> None:
     weights = np.random.default_rng(0).standard_normal((4, 5, 3, 3)).astype(np.float32)
     grid = quantise_weights(weights, clip=False)
     constant = np.full((50, 45), value)
-    found = round_weights(weights, grid, moments_of(constant))
+    found = WeightRounder(moments_of(constant)).round(weights, grid)
     assert np.array_equal(found.weights.integers, grid.integers)
     moved = (grid.dequantise().astype(np.float64) - weights).reshape(4, -1).sum(1) * value
     np.testing.assert_allclose(found.shift, moved, atol=1e-6)
@@ -74,8 +77,35 @@ def test_moments_of_another_layer_and_without_end_are_refused() -> None:
     weights = np.ones((4, 5, 3, 3), np.float32)
     grid = quantise_weights(weights, clip=False)
     with pytest.raises(StageError, match="do not fit"):
-        round_weights(weights, grid, moments_of(np.zeros((10, 44))))
+        WeightRounder(moments_of(np.zeros((10, 44)))).round(weights, grid)
     endless = moments_of(np.zeros((10, 45)))
     endless.covariance[0, 3, 3] = np.inf
     with pytest.raises(StageError, match="not finite"):
-        round_weights(weights, grid, endless)
+        WeightRounder(endless).round(weights, grid)
+
+
+def test_layers_that_read_the_same_share_what_was_factored() -> None:
+    rng = np.random.default_rng(0)
+    inputs = rng.standard_normal((200, 5)) @ rng.standard_normal((5, 20))
+    rounder = WeightRounder(moments_of(inputs), 0.01)
+    layers = [rng.standard_normal((rows, 20, 1, 1)).astype(np.float32) for rows in (3, 8, 1)]
+    for weights in layers:
+        grid = quantise_weights(weights, clip=False)
+        alone = WeightRounder(moments_of(inputs), 0.01).round(weights, grid)
+        shared = rounder.round(weights, grid)
+        assert np.array_equal(shared.weights.integers, alone.weights.integers)
+        assert np.array_equal(shared.shift, alone.shift)
+
+
+def test_what_float32_cannot_factor_is_factored_in_float64(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    weights = np.random.default_rng(0).standard_normal((4, 30, 1, 1)).astype(np.float32)
+    grid = quantise_weights(weights, clip=False)
+    moments = moments_of(np.random.default_rng(1).standard_normal((60, 30)))
+    usual = WeightRounder(moments).round(weights, grid)
+    monkeypatch.setattr(
+        torch.linalg, "cholesky_ex", lambda matrix: (torch.full_like(matrix, np.nan), 1)
+    )
+    exact = WeightRounder(moments).round(weights, grid)
+    assert np.array_equal(exact.weights.integers, usual.weights.integers)
