@@ -29,7 +29,7 @@ __all__ = ["BUDGET", "observe_moments"]
 
 Floats: TypeAlias = NDArray[np.float32]
 
-BUDGET = 128 * 2**20
+BUDGET = 256 * 2**20
 """Bytes of float32 covariances that are summed up side by side."""
 
 PER_VALUE = 4

@@ -10,12 +10,12 @@ import numpy as np
 import onnx
 import torch
 from numpy.typing import NDArray
-from torch import nn
 
 from inception_deploy.artifact import FloatArray, Golden
 from inception_deploy.dataset import Sample
 from inception_deploy.engines import Engine, Session
 from inception_deploy.images import ImageSet
+from inception_deploy.networks.base import InceptionNetwork
 from inception_deploy.parity import (
     ParityReport,
     Predictor,
@@ -46,12 +46,13 @@ THUMBNAIL = 128
 """Side of a sample's picture in the report, pixels."""
 
 
-def torch_predictor(module: nn.Module) -> Callable[[FloatArray], NDArray[Any]]:
+def torch_predictor(module: InceptionNetwork) -> Callable[[FloatArray], NDArray[Any]]:
     """float32 (N, 3, H, W) → what the module's head returns, as NumPy."""
 
     def predict(inputs: NDArray[Any]) -> NDArray[Any]:
         with torch.inference_mode():
-            outputs: NDArray[Any] = module(torch.from_numpy(inputs)).numpy()
+            images = torch.from_numpy(inputs).contiguous(memory_format=module.memory_format)
+            outputs: NDArray[Any] = module(images).numpy()
         return outputs
 
     return predict

@@ -30,6 +30,7 @@ class UserNetwork(InceptionNetwork):
     """
 
     wrapper = "wrapped"
+    memory_format = torch.contiguous_format  # it may take views that other layouts do not allow
 
     def __init__(self, module: nn.Module, images: Tensor) -> None:
         super().__init__()

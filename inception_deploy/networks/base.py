@@ -118,6 +118,9 @@ class InceptionNetwork(nn.Module, ABC):
     num_features: int
     wrapper: str = ""
     """Name of the one child that holds everything, left out of the graph's names; usually none."""
+    memory_format: torch.memory_format = torch.channels_last
+    """How images are best laid out: on a CPU, PyTorch is 1.3 to 2.4 times as fast with the channels
+    of a pixel side by side, and what it computes differs by 1e-6."""
 
     @abstractmethod
     def forward_features(self, x: Tensor) -> Tensor:
