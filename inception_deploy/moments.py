@@ -92,9 +92,14 @@ class _Window:
 
 @dataclass
 class _Sum:
-    """Sums over windows: how many, of the values, of their products."""
+    """Sums over windows: how many, of the values, of their products.
+
+    Values count from the first image's mean: of values far from zero, a covariance in float32 is
+    else the small difference of large numbers, and may come out with negative eigenvalues.
+    """
 
     window: _Window
+    origin: Floats | None = None
     first: NDArray[np.float64] = field(init=False)
     second: Floats = field(init=False)
     samples: int = 0
@@ -105,18 +110,22 @@ class _Sum:
         self.second = np.zeros((groups, taps, taps), np.float32)
 
     def add(self, windows: Floats) -> None:
-        self.first += windows.sum(1, dtype=np.float64)
-        rows = torch.from_numpy(windows)
+        if self.origin is None:
+            self.origin = windows.mean(1, keepdims=True)
+        moved = windows - self.origin
+        self.first += moved.sum(1, dtype=np.float64)
+        rows = torch.from_numpy(moved)
         torch.from_numpy(self.second).baddbmm_(rows.mT, rows)  # in place: no second matrix
         self.samples += windows.shape[1]
 
     def moments(self) -> InputMoments:
+        assert self.origin is not None
         mean = self.first / self.samples
         covariance, centre = self.second, mean.astype(np.float32)
         covariance /= self.samples
         for own, middle in zip(covariance, centre, strict=True):
             own -= np.outer(middle, middle)
-        return InputMoments(mean, covariance, self.samples)
+        return InputMoments(mean + self.origin[:, 0], covariance, self.samples)
 
 
 def observe_moments(

@@ -172,7 +172,8 @@ def _factor(covariance: Floats, order: NDArray[np.intp], noise: float) -> Floats
     """Upper triangular R, (groups, taps, taps), with RRᵀ = H + damping in that order.
 
     With rows and columns in the reverse order it is the Cholesky factor. The damping bounds the
-    condition of H to taps / `DAMPING`, which float32 stands; where it does not, float64 is taken.
+    condition of H to taps / `DAMPING`, which float32 stands; should a covariance's own rounding
+    leave it indefinite nevertheless, ten times as much is added until it is not.
     """
     factor = np.empty_like(covariance)
     for own, turned, result in zip(covariance, order[:, ::-1], factor, strict=True):
@@ -180,9 +181,12 @@ def _factor(covariance: Floats, order: NDArray[np.intp], noise: float) -> Floats
         diagonal = matrix.diagonal()
         diagonal += noise
         mean = float(diagonal.mean())
-        diagonal += DAMPING * mean if mean > 0 else 1.0
+        damping = DAMPING * mean if mean > 0 else 1.0
+        diagonal += damping
         lower, failed = torch.linalg.cholesky_ex(matrix)
-        if failed:
-            lower = torch.linalg.cholesky(matrix.double())
+        while failed:
+            diagonal += 9 * damping
+            damping *= 10
+            lower, failed = torch.linalg.cholesky_ex(matrix)
         result[:] = lower.numpy()[::-1, ::-1]
     return factor

@@ -134,3 +134,18 @@ def test_padding_that_the_graph_does_not_spell_out_is_passed_over() -> None:
 def test_no_images_are_an_error() -> None:
     with pytest.raises(DataError, match="no calibration images"):
         seen(noise(build(BODY, SIZES), batch=1)[:0])
+
+
+def test_values_far_from_zero_keep_a_covariance() -> None:
+    """Means a thousand times the deviation: sums of squares alone would leave rounding errors."""
+    rng = np.random.default_rng(0)
+    windows = [rng.standard_normal((1, 50, 8)).astype(np.float32) + 1e3 for _ in range(20)]
+    window = module._Window("x", 8, 1, (1, 1), (1, 1), (1, 1), (0, 0, 0, 0))
+    sums = module._Sum(window)
+    for part in windows:
+        sums.add(part)
+    found = sums.moments()
+    every = np.concatenate(windows, 1)[0].astype(np.float64)
+    np.testing.assert_allclose(found.mean[0], every.mean(0), rtol=1e-6)
+    np.testing.assert_allclose(found.covariance[0], np.cov(every.T, bias=True), atol=1e-3)
+    assert np.linalg.eigvalsh(found.covariance[0]).min() > 0.5

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
 
 from inception_deploy.errors import StageError
 from inception_deploy.quantisation import quantise_weights
@@ -97,15 +96,12 @@ def test_layers_that_read_the_same_share_what_was_factored() -> None:
         assert np.array_equal(shared.shift, alone.shift)
 
 
-def test_what_float32_cannot_factor_is_factored_in_float64(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_what_is_indefinite_by_rounding_is_damped_until_it_is_not() -> None:
+    """A covariance that float32 left with a negative eigenvalue larger than the damping."""
     weights = np.random.default_rng(0).standard_normal((4, 30, 1, 1)).astype(np.float32)
     grid = quantise_weights(weights, clip=False)
-    moments = moments_of(np.random.default_rng(1).standard_normal((60, 30)))
-    usual = WeightRounder(moments).round(weights, grid)
-    monkeypatch.setattr(
-        torch.linalg, "cholesky_ex", lambda matrix: (torch.full_like(matrix, np.nan), 1)
-    )
-    exact = WeightRounder(moments).round(weights, grid)
-    assert np.array_equal(exact.weights.integers, usual.weights.integers)
+    basis = np.linalg.qr(np.random.default_rng(1).standard_normal((30, 30)))[0]
+    powers = np.r_[np.ones(29), -0.05]
+    matrix = ((basis * powers) @ basis.T).astype(np.float32)
+    found = WeightRounder(InputMoments(np.zeros((1, 30)), matrix[None], 60)).round(weights, grid)
+    assert np.abs(found.weights.integers.astype(int) - grid.integers).max() <= 1
