@@ -29,7 +29,7 @@ import click
 import numpy as np
 
 from benchmarks.activation_sqnr import sqnr_db
-from benchmarks.native import CACHE, cycled, geometric_mean, kept_rows, provenance
+from benchmarks.native import CACHE, candidate_of, cycled, geometric_mean, kept_rows, provenance
 from benchmarks.peer_graphs import (
     EAGER,
     FLOAT,
@@ -45,6 +45,7 @@ from benchmarks.peer_graphs import (
     recipe_of,
 )
 from inception_deploy.artifact import FloatArray
+from inception_deploy.engines import Session
 from inception_deploy.errors import InceptionDeployError
 from inception_deploy.recipe import Recipe
 from inception_deploy.throughput import Candidate, measure
@@ -94,24 +95,30 @@ def measured(recipe: Recipe, folder: Path, seconds: float) -> dict[str, Any]:
     if "labels" in data:
         row["top1"] = {"pytorch": _top1(data["logits"], data["labels"])}
     with ExitStack() as stack:
-        running: dict[str, Callable[[FloatArray], FloatArray]] = {
-            key: stack.enter_context(opened(key, engine, file)).run
+        sessions = {
+            key: stack.enter_context(opened(key, engine, file))
             for key, (engine, file) in files.items()
         }
-        running[EAGER] = eager(recipe)
-        for key, run in running.items():
+        network = eager(recipe)
+        runs = {key: session.run for key, session in sessions.items()}
+        for key, run in {**runs, EAGER: network}.items():
             logits = _logits(run, data["validation"])
             row["sqnr_db"][key] = round(sqnr_db(data["logits"], logits), 2)
             if "labels" in data:
                 row["top1"][key] = _top1(logits, data["labels"])
-        timed = {key: run for key, run in running.items() if not key.startswith(_NEVER_TIMED)}
+        fast = {
+            key: _candidate(key, session)
+            for key, session in sessions.items()
+            if not key.startswith(_NEVER_TIMED)
+        }
+        fast[EAGER] = Candidate("torch", "eager", "fp32", network)
         if seconds:
             report = measure(
-                [_candidate(key, run) for key, run in timed.items()],
+                list(fast.values()),
                 cycled(data["validation"]),
                 batches=BATCHES,
                 seconds=seconds,
-                pairs=[(o, key) for o in ours for key in timed if key != o],
+                pairs=[(o, key) for o in ours for key in fast if key != o],
             )
             row["median_ms"] = {
                 str(batch): {
@@ -132,15 +139,11 @@ def measured(recipe: Recipe, folder: Path, seconds: float) -> dict[str, Any]:
     return row
 
 
-def _candidate(key: str, run: Callable[[FloatArray], FloatArray]) -> Candidate:
+def _candidate(key: str, session: Session) -> Candidate:
     engine, _, graph = key.partition(":")
-    floats: dict[str, str] = {
-        FLOAT: "fp32",
-        EAGER: "fp32",
-        **{key: name for name, key in INDUCTOR.items()},
-    }
+    floats: dict[str, str] = {FLOAT: "fp32", **{key: name for name, key in INDUCTOR.items()}}
     floats |= {key: key.partition(":")[2] for key in OPENVINO_FLOATS}
-    return Candidate(engine, graph, floats.get(key, "int8"), run)
+    return candidate_of(session, engine, graph, floats.get(key, "int8"))
 
 
 def _logits(run: Callable[[FloatArray], FloatArray], images: FloatArray) -> FloatArray:

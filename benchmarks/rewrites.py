@@ -32,6 +32,7 @@ import onnx
 
 from benchmarks.native import (
     CACHE,
+    candidate_of,
     cycled,
     geometric_mean,
     kept_rows,
@@ -49,7 +50,7 @@ from inception_deploy.golden import record_golden
 from inception_deploy.precisions import PRECISIONS
 from inception_deploy.reference import load_reference
 from inception_deploy.targets import TARGETS, Target
-from inception_deploy.throughput import Candidate, measure
+from inception_deploy.throughput import measure
 
 __all__ = ["NETWORKS", "PAYS", "PLAIN", "RESULTS", "STEPS", "Step", "main", "summary"]
 
@@ -210,8 +211,8 @@ def timed(
     threads = 1 if processor_time else None
     with ExitStack() as stack:
         candidates = [
-            Candidate(
-                name, "", precision, stack.enter_context(engine.session(file, threads=threads)).run
+            candidate_of(
+                stack.enter_context(engine.session(file, threads=threads)), name, "", precision
             )
             for file, name in first.items()
             if any(name in pair for pair in pairs)

@@ -2,6 +2,7 @@
 
     python -m benchmarks.sweep                      all networks → results/sweep.json
     python -m benchmarks.sweep inception_v3         one network, its row written anew
+    python -m benchmarks.sweep --engine openvino    one engine; again for more
     python -m benchmarks.sweep --prepare            only make the bundles
 
 All graphs of one network alternate in one run, so that its ratios are of one run; no ratio compares
@@ -14,7 +15,7 @@ Weights are random (`inception_deploy/random_weights.py`): speed does not depend
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, cast, get_args
@@ -22,7 +23,14 @@ from typing import Any, cast, get_args
 import click
 import numpy as np
 
-from benchmarks.native import CACHE, kept_rows, noise_images, provenance, ratio_facts
+from benchmarks.native import (
+    CACHE,
+    candidate_of,
+    kept_rows,
+    noise_images,
+    provenance,
+    ratio_facts,
+)
 from inception_deploy.bundle import Bundle
 from inception_deploy.deployed import open_deployed
 from inception_deploy.engines import ENGINES
@@ -31,7 +39,7 @@ from inception_deploy.networks import NETWORKS
 from inception_deploy.pipeline import deploy, reference_of
 from inception_deploy.recipe import PrecisionName, Recipe, TargetName, serves
 from inception_deploy.targets import TARGETS
-from inception_deploy.throughput import Candidate, measure
+from inception_deploy.throughput import measure
 from inception_deploy.trials import filled
 
 __all__ = ["PRECISIONS", "RESULTS", "main", "row_of"]
@@ -45,9 +53,9 @@ IMAGES = 16
 
 
 def prepare(
-    network: str, folder: Path, precisions: Sequence[PrecisionName]
+    network: str, folder: Path, precisions: Sequence[PrecisionName], engines: Collection[str]
 ) -> tuple[dict[str, Path], dict[str, str]]:
-    """The bundles of a network, made where they are missing.
+    """The bundles of a network for `engines`, made where they are missing.
 
     Returns:
         "engine:precision" → directory; and, for those whose export was refused, what it said. That
@@ -58,7 +66,7 @@ def prepare(
     for target in TARGETS:
         if target.name not in get_args(TargetName):
             continue
-        if not ENGINES.get(target.engine).availability().ok:
+        if target.engine not in engines or not ENGINES.get(target.engine).availability().ok:
             continue
         for precision in precisions:
             if not serves(target.name, precision):
@@ -105,16 +113,7 @@ def row_of(network: str, bundles: Mapping[str, Path], seconds: float) -> dict[st
         for key, path in bundles.items():
             bundle, precision = Bundle.open(path), key.partition(":")[2]
             session = stack.enter_context(open_deployed(bundle))
-            candidates.append(
-                Candidate(
-                    session.name,
-                    precision,
-                    precision,
-                    session.run,
-                    session.load_seconds,
-                    sessions=(session,),
-                )
-            )
+            candidates.append(candidate_of(session, session.name, precision, precision))
         golden = Bundle.open(next(iter(bundles.values()))).golden()
         report = measure(
             candidates,
@@ -156,6 +155,7 @@ def write(rows: Sequence[Mapping[str, Any]], facts: Mapping[str, Any], path: Pat
 @click.command()
 @click.argument("networks", nargs=-1)
 @click.option("--precision", "precisions", multiple=True, type=click.Choice(PRECISIONS))
+@click.option("--engine", "engines", multiple=True, type=click.Choice(ENGINES.names()))
 @click.option("--seconds", default=2.0, show_default=True, help="Per bundle and batch size.")
 @click.option("--bundles", type=click.Path(path_type=Path), default=CACHE / "sweep")
 @click.option("--prepare", "only_prepare", is_flag=True, help="Make the bundles, measure nothing.")
@@ -164,6 +164,7 @@ def write(rows: Sequence[Mapping[str, Any]], facts: Mapping[str, Any], path: Pat
 def main(
     networks: tuple[str, ...],
     precisions: tuple[PrecisionName, ...],
+    engines: tuple[str, ...],
     seconds: float,
     bundles: Path,
     only_prepare: bool,
@@ -181,7 +182,9 @@ def main(
         folder = bundles / network
         folder.mkdir(parents=True, exist_ok=True)
         try:
-            made, refused = prepare(network, folder, precisions or PRECISIONS)
+            made, refused = prepare(
+                network, folder, precisions or PRECISIONS, engines or ENGINES.names()
+            )
             for key, said in refused.items():
                 click.echo(f"{network} {key}: {said}", err=True)
             if only_prepare:

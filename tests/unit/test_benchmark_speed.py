@@ -165,12 +165,18 @@ def test_what_an_export_refuses_is_kept_and_not_tried_again(
 
     monkeypatch.setattr(sweep, "deploy", deploy)
     (tmp_path / "images.npz").touch()
-    found, refused = sweep.prepare("googlenet", tmp_path, ("fp32", "fp16"))
+    found, refused = sweep.prepare("googlenet", tmp_path, ("fp32", "fp16"), ("onnxruntime",))
     assert found["onnxruntime:fp32"] == tmp_path / "onnxruntime-fp32"
     assert refused["onnxruntime:fp16"] == "too far off"
     assert "onnxruntime:fp16" not in found
+    assert all(name.startswith("onnxruntime-") for name in tried), (
+        "another engine was not asked for"
+    )
     times = len(tried)
-    assert sweep.prepare("googlenet", tmp_path, ("fp32", "fp16")) == (found, refused)
+    assert sweep.prepare("googlenet", tmp_path, ("fp32", "fp16"), ("onnxruntime",)) == (
+        found,
+        refused,
+    )
     assert len(tried) == times
 
 
