@@ -26,7 +26,11 @@ from inception_deploy.reporting.speed import SCENARIO_COLUMNS
 from inception_deploy.reporting.tables import BLOCK_COLUMNS, TIMING_COLUMNS
 from inception_deploy.reporting.view import BundleView, ComparisonView, SampleView
 
-__all__ = ["BundleData", "load_bundle", "render", "write_report"]
+__all__ = ["PICTURES", "BundleData", "load_bundle", "render", "write_report"]
+
+PICTURES = 500_000
+"""Bytes of pictures that a page holds, those of one bundle at least: a page of twenty bundles is
+mailed and kept, and should stay below 3 MB whatever they were tried on."""
 
 
 def load_bundle(path: Path) -> BundleData:
@@ -45,7 +49,8 @@ def render(bundles: Sequence[BundleData]) -> str:
     facts = [Facts(data) for data in bundles]
     style = resources.files("inception_deploy.reporting").joinpath("style.css").read_text("utf-8")
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
-    views = _drawn_once([BundleView.of(f, number) for number, f in enumerate(facts, 1)])
+    views = [BundleView.of(f, number) for number, f in enumerate(facts, 1)]
+    views = _drawn_once(_affordable(views))
     return (
         _environment()
         .get_template("report.html.j2")
@@ -62,6 +67,21 @@ def render(bundles: Sequence[BundleData]) -> str:
     )
 
 
+def _affordable(views: Sequence[BundleView]) -> list[BundleView]:
+    """The bundles with as many pictures as `PICTURES` allows, the first ones first; equal pictures
+    cost nothing again. Bundles keep theirs or go without."""
+    found, held = [], set[str]()
+    for view in views:
+        own = {s.image for s in view.samples} | {image for *_, image in view.step_pictures}
+        if held and sum(map(len, held | own)) > PICTURES:
+            samples = [replace(sample, image="") for sample in view.samples]
+            view = replace(view, samples=samples, step_pictures=[], unpictured=True)
+        else:
+            held |= own
+        found.append(view)
+    return found
+
+
 def _drawn_once(views: Sequence[BundleView]) -> list[BundleView]:
     """The same pictures are written once: those of samples are drawn again from there, and those of
     the preprocessing referred to."""
@@ -71,7 +91,7 @@ def _drawn_once(views: Sequence[BundleView]) -> list[BundleView]:
     drawn: set[str] = set()
 
     def once(sample: SampleView) -> SampleView:
-        if sample.image not in shared:
+        if sample.image not in shared or not sample.image:
             return sample
         again = sample.image in drawn
         drawn.add(sample.image)

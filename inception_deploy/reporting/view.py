@@ -50,6 +50,7 @@ class SampleView:
     """One picture: (class, reference's probability, deployed's probability) per row.
 
     Args:
+        image: a data URL; empty where it is left out.
         picture: id of the picture, where the page has it more than once; `again` after the first.
     """
 
@@ -69,6 +70,7 @@ class BundleView:
 
     Args:
         pictured_in: anchor of the bundle further up that has the same `step_pictures`.
+        unpictured: it has pictures, and they are left out because the page holds many already.
     """
 
     number: int
@@ -104,6 +106,7 @@ class BundleView:
     missing_samples: str
     step_pictures: list[tuple[str, str, str]]
     pictured_in: str | None
+    unpictured: bool
     preprocessing_steps: list[str]
     preprocessing: Pairs
     tensors: list[tuple[str, str, str, str]]
@@ -172,6 +175,7 @@ class BundleView:
                 for step in sample.records("steps")
             ],
             pictured_in=None,
+            unpictured=False,
             preprocessing_steps=words.preprocessing_steps(preprocessing),
             preprocessing=plain_rows(preprocessing.values),
             tensors=_tensors(manifest.record("graph")),

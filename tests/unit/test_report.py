@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 
 from inception_deploy.errors import BundleError
-from inception_deploy.report import BundleData, load_bundle, render, write_report
+from inception_deploy.report import PICTURES, BundleData, load_bundle, render, write_report
 from inception_deploy.reporting.cells import Cell, merged
 
 BUNDLES = Path(__file__).parents[1] / "golden" / "report_bundle"
@@ -549,3 +549,23 @@ def test_twenty_bundles_on_disk_share_their_pictures(tmp_path: Path) -> None:
     assert page.count("<use href=") == 19 * samples  # and drawn again without its bytes
     assert page.count("data:image/") == samples + 4  # and the steps
     assert page.count("Pictures of each step: as for") == 19
+
+
+def test_a_page_holds_so_many_pictures_and_no_more(tmp_path: Path) -> None:
+    """Twenty bundles, each tried on images of its own: the first ones show theirs."""
+    bundles = []
+    for number in range(20):
+        path = tmp_path / f"bundle{number}"
+        shutil.copytree(BUNDLES / "googlenet_int8_bench", path)
+        samples = path / "samples.json"
+        samples.write_text(samples.read_text().replace("base64,", f"base64,{number:04}"))
+        bundles.append(load_bundle(path))
+    page = render(bundles)
+    kept = set(re.findall(r'"(data:image/[^"]*)"', page))
+    alone = render(bundles[-1:])
+    one = set(re.findall(r'"(data:image/[^"]*)"', alone))
+    assert len(kept) >= 2 * len(one)
+    assert sum(map(len, kept)) <= PICTURES < 20 * sum(map(len, one))
+    left_out = page.count("a report of this bundle alone shows them")
+    assert left_out == 20 - len(kept) // len(one) > 0
+    assert "a report of this bundle alone" not in alone
