@@ -3,7 +3,7 @@
     python -m benchmarks.export_time                          results/export_time.json
     python -m benchmarks.export_time inception_v3 --precision int8 --calibration-size 512
 
-Every export has a process of its own, with the command's defaults: 64 images for parity, 256 for
+Every export has a process of its own, with the command's defaults: 256 images for parity, 256 for
 calibration, the result timed beside PyTorch. Weights are random, at native size; making them (batch
 norm is given statistics) stands in for loading a checkpoint. Seconds are wall-clock and of one run,
 from the start of the process to its end.
