@@ -136,6 +136,7 @@ def measured(recipe: Recipe, folder: Path, seconds: float) -> dict[str, Any]:
                 for r in report.ratios
             ]
             row["warnings"] = list(report.warnings)
+            row["seconds"] = seconds
     return row
 
 
