@@ -127,7 +127,36 @@ def test_results_stay_and_sessions_do_not_meet(fp32: Path) -> None:
         assert np.array_equal(again.run(images(2)), kept)
 
 
+def test_a_package_is_mapped_once_for_each_session_that_is_open(
+    fp32: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PyTorch never unmaps one, so that closing and loading again would cost its size each time."""
+    monkeypatch.setattr(sessions, "_IDLE", {})
+    load, loads = torch._inductor.aoti_load_package, []
+
+    def counted(*arguments: Any, **options: Any) -> Any:
+        loads.append(arguments)
+        return load(*arguments, **options)
+
+    monkeypatch.setattr(torch._inductor, "aoti_load_package", counted)
+    given = images(2)
+    with opened(fp32) as first:
+        wanted = first.run(given)
+        for _ in range(3):
+            first.close()
+            first.close()  # twice is once
+            first.load()
+        with opened(fp32) as second:
+            assert np.array_equal(second.run(given), first.run(given))
+            assert len(loads) == 2, "sessions that are open at once have code of their own"
+    with opened(fp32) as third, opened(fp32) as fourth:
+        assert np.array_equal(third.run(given), wanted)
+        assert np.array_equal(fourth.run(given), wanted)
+    assert len(loads) == 2
+
+
 def test_threads_are_lent_and_given_back(fp32: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sessions, "_IDLE", {})  # which is to keep nothing of what spies
     before, seen = torch.get_num_threads(), []
     with opened(fp32, threads=before + 1) as session:
         assert isinstance(session, sessions.InductorSession)
