@@ -151,6 +151,8 @@ class OnnxNetwork(InceptionNetwork):
         RecipeError: the file takes images of another size.
     """
 
+    memory_format = torch.contiguous_format  # which is how its engine takes images
+
     def __init__(self, path: Path, side: int | None = None) -> None:
         super().__init__()
         self.path = path

@@ -73,7 +73,7 @@ def _affordable(views: Sequence[BundleView]) -> list[BundleView]:
     found, held = [], set[str]()
     for view in views:
         own = {s.image for s in view.samples} | {image for *_, image in view.step_pictures}
-        if held and sum(map(len, held | own)) > PICTURES:
+        if held and own - held and sum(map(len, held | own)) > PICTURES:
             samples = [replace(sample, image="") for sample in view.samples]
             view = replace(view, samples=samples, step_pictures=[], unpictured=True)
         else:

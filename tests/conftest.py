@@ -1,7 +1,11 @@
-"""Shared set-up: torchvision's operators declared before anything imports it."""
+"""Shared set-up: torchvision's operators declared before anything imports it; a cache that ends."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+
+import pytest
 import torch
 from hypothesis import settings
 
@@ -21,3 +25,15 @@ torch.set_num_threads(1)
 # CI shares its two cores: a slow example says nothing about the code under test.
 settings.register_profile("inception-deploy", deadline=None, print_blob=True)
 settings.load_profile("inception-deploy")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _compiled_here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """PyTorch's compiler keeps what it made for ever, hundreds of megabytes a run; here, for the
+    run, and for all of its workers."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TORCHINDUCTOR_CACHE_DIR", str(folder / "torchinductor"))
+        yield

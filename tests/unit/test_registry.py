@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,7 +12,7 @@ from inception_deploy.registry import Registry
 
 
 @pytest.fixture
-def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     folder = tmp_path / "variants_under_test"
     folder.mkdir()
     (folder / "__init__.py").write_text("")
@@ -20,7 +22,10 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     (folder / "beta.py").write_text(body.format("beta", "beta_wide"))
     (folder / "alpha.py").write_text(body.format("alpha", "omega"))
     monkeypatch.syspath_prepend(str(tmp_path))
-    return "variants_under_test"
+    yield "variants_under_test"
+    # the next test has a folder of its own by this name
+    for name in [n for n in sys.modules if n.partition(".")[0] == "variants_under_test"]:
+        del sys.modules[name]
 
 
 def test_variants_are_found_by_file(package: str) -> None:

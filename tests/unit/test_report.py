@@ -575,4 +575,6 @@ def test_a_page_holds_so_many_pictures_and_no_more(
     assert len(pictures(page)) == 3 * len(one)
     assert page.count("a report of this bundle alone shows them") == 17
     monkeypatch.setattr(report, "PICTURES", size // 2)
-    assert pictures(render(bundles[-1:])) == one, "one bundle keeps its own whatever they take"
+    page = render([bundles[-1], replace(bundles[-1], name="again")])
+    assert pictures(page) == one, "one bundle keeps its own whatever they take, and lends them"
+    assert "a report of this bundle alone" not in page
