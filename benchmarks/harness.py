@@ -52,7 +52,7 @@ def against_itself(bundle: Bundle, seconds: float) -> ThroughputReport:
     with open_deployed(bundle) as one, open_deployed(bundle) as other:
         return measure(
             [
-                Candidate(engine.name, name, precision, s.run, s.load_seconds, sessions=(s,))
+                Candidate.of(s, engine.name, name, precision)
                 for name, s in (("one", one), ("other", other))
             ],
             make_batch,

@@ -31,7 +31,6 @@ import onnxruntime as ort
 
 from benchmarks.native import (
     CACHE,
-    candidate_of,
     cycled,
     geometric_mean,
     kept_rows,
@@ -109,7 +108,7 @@ def timed(network: str, place: Path, *, seconds: float) -> Iterator[dict[str, An
     with ExitStack() as stack:
         graphs = {"plain": plain, "rewritten": place / "rewritten.onnx"}
         candidates = [
-            candidate_of(stack.enter_context(engine.session(file)), name, "", "fp32")
+            Candidate.of(stack.enter_context(engine.session(file)), name, "", "fp32")
             for name, file in graphs.items()
         ]
         product = stack.enter_context(engine.session(gemm_model("fp32", signed=False)))

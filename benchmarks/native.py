@@ -19,18 +19,15 @@ import numpy as np
 import torch
 
 from inception_deploy.artifact import FloatArray
-from inception_deploy.engines import Session
 from inception_deploy.errors import InceptionDeployError
 from inception_deploy.machine import LIBRARIES, describe, library_versions
 from inception_deploy.preprocess import Preprocessing
 from inception_deploy.random_weights import octave_noise, pixel_spread
-from inception_deploy.throughput import Candidate
 from inception_deploy.throughput.report import Ratio
 
 __all__ = [
     "CACHE",
     "SEED",
-    "candidate_of",
     "cycled",
     "geometric_mean",
     "kept_rows",
@@ -53,12 +50,6 @@ def noise_images(preprocessing: Preprocessing, count: int, seed: int = SEED) -> 
         torch.default_generator.manual_seed(seed)
         noise = octave_noise(count, preprocessing.size) * pixel_spread(preprocessing)
     return np.asarray(noise.numpy(), np.float32)
-
-
-def candidate_of(session: Session, engine: str, graph: str, precision: str) -> Candidate:
-    """An open session as a candidate that is loaded anew within a measurement."""
-    seconds = session.load_seconds
-    return Candidate(engine, graph, precision, session.run, seconds, sessions=(session,))
 
 
 def ratio_facts(ratio: Ratio) -> dict[str, Any]:

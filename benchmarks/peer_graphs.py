@@ -191,17 +191,9 @@ def opened(key: str, engine: str, file: Path) -> Session:
 
 
 def eager(recipe: Recipe) -> Callable[[FloatArray], FloatArray]:
-    """The PyTorch network as it is, but for the layout of its activations."""
+    """The PyTorch network as it is, but for the layout of its weights, too."""
     module: Any = reference_of(recipe).module
-    module.to(memory_format=torch.channels_last)
-
-    def run(images: FloatArray) -> FloatArray:
-        with torch.inference_mode():
-            given = torch.from_numpy(images).contiguous(memory_format=torch.channels_last)
-            outputs: FloatArray = module(given).numpy()
-        return outputs
-
-    return run
+    return torch_predictor(module.to(memory_format=torch.channels_last))
 
 
 def _quantize_static(plain: Path, output: Path, images: FloatArray) -> None:

@@ -29,7 +29,7 @@ import click
 import numpy as np
 
 from benchmarks.activation_sqnr import sqnr_db
-from benchmarks.native import CACHE, candidate_of, cycled, geometric_mean, kept_rows, provenance
+from benchmarks.native import CACHE, cycled, geometric_mean, kept_rows, provenance
 from benchmarks.peer_graphs import (
     EAGER,
     FLOAT,
@@ -144,7 +144,7 @@ def _candidate(key: str, session: Session) -> Candidate:
     engine, _, graph = key.partition(":")
     floats: dict[str, str] = {FLOAT: "fp32", **{key: name for name, key in INDUCTOR.items()}}
     floats |= {key: key.partition(":")[2] for key in OPENVINO_FLOATS}
-    return candidate_of(session, engine, graph, floats.get(key, "int8"))
+    return Candidate.of(session, engine, graph, floats.get(key, "int8"))
 
 
 def _logits(run: Callable[[FloatArray], FloatArray], images: FloatArray) -> FloatArray:

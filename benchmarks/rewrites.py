@@ -32,7 +32,6 @@ import onnx
 
 from benchmarks.native import (
     CACHE,
-    candidate_of,
     cycled,
     geometric_mean,
     kept_rows,
@@ -50,7 +49,7 @@ from inception_deploy.golden import record_golden
 from inception_deploy.precisions import PRECISIONS
 from inception_deploy.reference import load_reference
 from inception_deploy.targets import TARGETS, Target
-from inception_deploy.throughput import measure
+from inception_deploy.throughput import Candidate, measure
 
 __all__ = ["NETWORKS", "PAYS", "PLAIN", "RESULTS", "STEPS", "Step", "main", "summary"]
 
@@ -211,7 +210,7 @@ def timed(
     threads = 1 if processor_time else None
     with ExitStack() as stack:
         candidates = [
-            candidate_of(
+            Candidate.of(
                 stack.enter_context(engine.session(file, threads=threads)), name, "", precision
             )
             for file, name in first.items()

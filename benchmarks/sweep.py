@@ -25,7 +25,6 @@ import numpy as np
 
 from benchmarks.native import (
     CACHE,
-    candidate_of,
     kept_rows,
     noise_images,
     provenance,
@@ -39,7 +38,7 @@ from inception_deploy.networks import NETWORKS
 from inception_deploy.pipeline import deploy, reference_of
 from inception_deploy.recipe import PrecisionName, Recipe, TargetName, serves
 from inception_deploy.targets import TARGETS
-from inception_deploy.throughput import measure
+from inception_deploy.throughput import Candidate, measure
 from inception_deploy.trials import filled
 
 __all__ = ["PRECISIONS", "RESULTS", "main", "row_of"]
@@ -113,7 +112,7 @@ def row_of(network: str, bundles: Mapping[str, Path], seconds: float) -> dict[st
         for key, path in bundles.items():
             bundle, precision = Bundle.open(path), key.partition(":")[2]
             session = stack.enter_context(open_deployed(bundle))
-            candidates.append(candidate_of(session, session.name, precision, precision))
+            candidates.append(Candidate.of(session, session.name, precision, precision))
         golden = Bundle.open(next(iter(bundles.values()))).golden()
         report = measure(
             candidates,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
@@ -148,16 +148,11 @@ class Field:
         own = engine_of(bundle)
         engine = own if own.takes_graphs else ENGINES.get("onnxruntime")
         session = self.stack.enter_context(engine.session(bundle.reference, threads=threads))
-        found = Candidate(
-            engine.name,
-            "reference.onnx",
-            "fp32",
-            session.run,
-            session.load_seconds,
+        found = replace(
+            Candidate.of(session, engine.name, "reference.onnx", "fp32"),
             run_many=session.run_many,
             parts=session.parts,
             threads=threads,
-            sessions=[session],
         )
         return found if self.files is None else self._end_to_end(found, bundle, True)
 

@@ -270,14 +270,7 @@ def _speed(
             baseline = Candidate("pytorch", "torch", "fp32", predict)
         else:
             plain = stack.enter_context(engine.session(directory / "reference.onnx"))
-            baseline = Candidate(
-                engine.name,
-                "reference.onnx",
-                "fp32",
-                plain.run,
-                plain.load_seconds,
-                sessions=(plain,),
-            )
+            baseline = Candidate.of(plain, engine.name, "reference.onnx", "fp32")
         return speed_trial(
             baseline,
             session,

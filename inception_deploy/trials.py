@@ -179,17 +179,12 @@ def speed_trial(
     total = sum(macs.values())
     candidates = [
         baseline,
-        Candidate(
-            engine,
-            "model.onnx",
-            precision,
-            session.run,
-            session.load_seconds,
-            lambda size: filled(golden.feed, size),
+        replace(
+            Candidate.of(session, engine, "model.onnx", precision),
+            make_batch=lambda size: filled(golden.feed, size),
             run_many=session.run_many,
             parts=session.parts,
             macs=(lambda images: total * images) if total else None,
-            sessions=(session,),
         ),
     ]
     report = measure(

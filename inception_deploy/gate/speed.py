@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from inception_deploy.bundle import Bundle
 from inception_deploy.compare import truth_predictor
@@ -62,14 +62,9 @@ def timed(
         session = stack.enter_context(open_deployed(bundle, threads=timing.threads))
         candidates = [
             Candidate(name, "torch" if name == "pytorch" else "reference.onnx", "fp32", truth),
-            Candidate(
-                engine.name,
-                "model.onnx",
-                str(bundle.manifest["precision"]),
-                session.run,
-                session.load_seconds,
-                lambda size: filled(golden.feed, size),
-                sessions=(session,),
+            replace(
+                Candidate.of(session, engine.name, "model.onnx", str(bundle.manifest["precision"])),
+                make_batch=lambda size: filled(golden.feed, size),
             ),
         ]
         return measure(

@@ -62,6 +62,19 @@ class Loadable(Protocol):
         """Free what `load` took."""
 
 
+class Runnable(Loadable, Protocol):
+    """A session, as far as a measurement needs to know it."""
+
+    @property
+    def load_seconds(self) -> float:
+        """How long loading took."""
+        ...
+
+    def run(self, images: NDArray[Any]) -> NDArray[Any]:
+        """The batch in, anything out."""
+        ...
+
+
 @dataclass(frozen=True)
 class Candidate:
     """Something that runs batches, loaded and ready.
@@ -99,6 +112,12 @@ class Candidate:
     gauge: str | None = None
     ran: str | None = None
     sessions: Sequence[Loadable] = ()
+
+    @classmethod
+    def of(cls, session: Runnable, engine: str, graph: str, precision: str) -> Candidate:
+        """An open session, to be loaded anew in the middle of a measurement."""
+        run, seconds = session.run, session.load_seconds
+        return cls(engine, graph, precision, run, seconds, sessions=(session,))
 
     @property
     def key(self) -> str:
