@@ -99,7 +99,7 @@ class _Sum:
     """
 
     window: _Window
-    origin: Floats | None = None
+    origin: Floats | None = field(init=False, default=None)
     first: NDArray[np.float64] = field(init=False)
     second: Floats = field(init=False)
     samples: int = 0

@@ -73,11 +73,11 @@ def _affordable(views: Sequence[BundleView]) -> list[BundleView]:
     found, held = [], set[str]()
     for view in views:
         own = {s.image for s in view.samples} | {image for *_, image in view.step_pictures}
-        if held and own - held and sum(map(len, held | own)) > PICTURES:
-            samples = [replace(sample, image="") for sample in view.samples]
-            view = replace(view, samples=samples, step_pictures=[], unpictured=True)
-        else:
+        if not held or own <= held or sum(map(len, held | own)) <= PICTURES:
             held |= own
+        else:
+            samples = [replace(sample, image="") for sample in view.samples]
+            view = replace(view, samples=samples, step_pictures=[])
         found.append(view)
     return found
 
@@ -86,12 +86,12 @@ def _drawn_once(views: Sequence[BundleView]) -> list[BundleView]:
     """The same pictures are written once: those of samples are drawn again from there, and those of
     the preprocessing referred to."""
     steps: dict[tuple[tuple[str, str, str], ...], str] = {}
-    times = Counter(sample.image for view in views for sample in view.samples)
+    times = Counter(s.image for view in views for s in view.samples if s.image)
     shared = {image: f"p{n}" for n, image in enumerate(times, 1) if times[image] > 1}
     drawn: set[str] = set()
 
     def once(sample: SampleView) -> SampleView:
-        if sample.image not in shared or not sample.image:
+        if sample.image not in shared:
             return sample
         again = sample.image in drawn
         drawn.add(sample.image)

@@ -117,18 +117,10 @@ class WeightRounder:
         own = weights.astype(np.float64).reshape(shape) / scales
         nearest = grid.integers.reshape(shape).astype(np.float64)
         order = self._order[:, :, None]
+        first, near = (np.take_along_axis(w.swapaxes(1, 2), order, 1) for w in (own, nearest))
+        integers = _in_turn(first, near, self._factor, 2 ** (bits - 1) - 1)
         found = np.empty_like(own)
-        np.put_along_axis(
-            found.swapaxes(1, 2),
-            order,
-            _in_turn(
-                np.take_along_axis(own.swapaxes(1, 2), order, 1),
-                np.take_along_axis(nearest.swapaxes(1, 2), order, 1),
-                self._factor,
-                2 ** (bits - 1) - 1,
-            ),
-            1,
-        )
+        np.put_along_axis(found.swapaxes(1, 2), order, integers, 1)
         worse = self._cost(found - own) > self._cost(nearest - own)
         found[worse] = nearest[worse]
         shifts = np.matmul(found - own, self.moments.mean[:, :, None]) * scales

@@ -70,7 +70,6 @@ class BundleView:
 
     Args:
         pictured_in: anchor of the bundle further up that has the same `step_pictures`.
-        unpictured: it has pictures, and they are left out because the page holds many already.
     """
 
     number: int
@@ -106,7 +105,6 @@ class BundleView:
     missing_samples: str
     step_pictures: list[tuple[str, str, str]]
     pictured_in: str | None
-    unpictured: bool
     preprocessing_steps: list[str]
     preprocessing: Pairs
     tensors: list[tuple[str, str, str, str]]
@@ -175,7 +173,6 @@ class BundleView:
                 for step in sample.records("steps")
             ],
             pictured_in=None,
-            unpictured=False,
             preprocessing_steps=words.preprocessing_steps(preprocessing),
             preprocessing=plain_rows(preprocessing.values),
             tensors=_tensors(manifest.record("graph")),
