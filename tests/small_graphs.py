@@ -17,6 +17,7 @@ from inception_deploy.engines import ENGINES
 from inception_deploy.ranges import Ranges
 
 __all__ = [
+    "CLASSIFIER",
     "Weights",
     "build",
     "noise",
@@ -29,6 +30,14 @@ __all__ = [
 ]
 
 Weights: TypeAlias = Mapping[str, tuple[int, ...] | NDArray[Any]]
+
+CLASSIFIER = """
+ c = Conv<pads = [1, 1, 1, 1]>(input, w, b)
+ r = Relu(c)
+ pooled = GlobalAveragePool(r)
+ flat = Flatten(pooled)
+ output = Gemm<transB = 1>(flat, v)"""
+"""A convolution and a linear layer, for `build`; weights w (c, 4, k, k), b (c,) and v (n, c)."""
 
 FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16}
 

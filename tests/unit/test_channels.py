@@ -4,18 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from small_graphs import build, noise
+from small_graphs import CLASSIFIER, build, noise
 
 from inception_deploy.channels import observe_channels
 from inception_deploy.engines import ENGINES
 from inception_deploy.errors import BadInput, DataError
 
-BODY = """
- c = Conv<pads = [1, 1, 1, 1]>(input, w, b)
- r = Relu(c)
- pooled = GlobalAveragePool(r)
- flat = Flatten(pooled)
- output = Gemm<transB = 1>(flat, v)"""
 SIZES = {"w": (5, 4, 3, 3), "b": (5,), "v": (3, 5)}
 TENSORS = ("input", "c", "r", "flat")
 
@@ -23,12 +17,12 @@ TENSORS = ("input", "c", "r", "flat")
 @pytest.mark.parametrize("opset", [13, 17, 18, 20])
 @pytest.mark.parametrize("size", [1, 3, 7])
 def test_statistics_are_those_of_all_images_in_any_batches(opset: int, size: int) -> None:
-    model = build(BODY, SIZES, opset=opset)
+    model = build(CLASSIFIER, SIZES, opset=opset)
     images = noise(model, batch=7)
     engine = ENGINES.get("onnxruntime")
     batches = [images[i : i + size] for i in range(0, 7, size)]
     found = observe_channels(model, batches, tensors=TENSORS, engine=engine, total=len(batches))
-    whole = build(BODY, SIZES, opset=opset, outputs=("c", "r", "flat", "output"))
+    whole = build(CLASSIFIER, SIZES, opset=opset, outputs=("c", "r", "flat", "output"))
     with engine.session(whole.SerializeToString()) as session:
         values = {"input": images, **session.infer({"input": images})}
     assert set(found) == set(TENSORS)
@@ -43,7 +37,7 @@ def test_statistics_are_those_of_all_images_in_any_batches(opset: int, size: int
 
 
 def test_no_images_and_images_of_another_size_are_errors() -> None:
-    model = build(BODY, SIZES)
+    model = build(CLASSIFIER, SIZES)
     engine = ENGINES.get("onnxruntime")
     with pytest.raises(DataError, match="no calibration images"):
         observe_channels(model, [], tensors=TENSORS, engine=engine, total=0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-from small_graphs import build, noise, observe_on
+from small_graphs import CLASSIFIER, build, noise, observe_on
 
 from inception_deploy.artifact import FloatArray
 from inception_deploy.clipping import least_noise
@@ -13,12 +13,6 @@ from inception_deploy.engines import ENGINES
 from inception_deploy.precisions.int8 import Int8
 from inception_deploy.ranges import Ranges, TensorRange
 
-BODY = """
- c = Conv<pads = [1, 1, 1, 1]>(input, w, b)
- r = Relu(c)
- pooled = GlobalAveragePool(r)
- flat = Flatten(pooled)
- output = Gemm<transB = 1>(flat, v)"""
 SIZES = {"w": (6, 4, 3, 3), "b": (6,), "v": (5, 6)}
 
 
@@ -34,7 +28,7 @@ def scaled(ranges: Ranges, factor: float) -> Ranges:
 def chosen(candidates: list[Ranges], images: FloatArray) -> str:
     engine = ENGINES.get("onnxruntime")
     found = least_noise(
-        build(BODY, SIZES),
+        build(CLASSIFIER, SIZES),
         Int8(),
         candidates,
         lambda: [images],
@@ -46,7 +40,7 @@ def chosen(candidates: list[Ranges], images: FloatArray) -> str:
 
 
 def test_ranges_that_hold_the_values_win_over_wide_and_narrow_ones() -> None:
-    model = build(BODY, SIZES)
+    model = build(CLASSIFIER, SIZES)
     images = noise(model, batch=16)
     seen = observe_on(model, images)
     right, wide, narrow = (scaled(seen, factor) for factor in (1, 8, 0.2))
@@ -55,7 +49,7 @@ def test_ranges_that_hold_the_values_win_over_wide_and_narrow_ones() -> None:
 
 
 def test_of_two_alike_the_first_is_taken() -> None:
-    model = build(BODY, SIZES)
+    model = build(CLASSIFIER, SIZES)
     images = noise(model, batch=16)
     seen = observe_on(model, images)
     first, second = replace(seen, calibrator="first"), replace(seen, calibrator="second")
