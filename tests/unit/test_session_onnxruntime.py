@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 from small_graphs import build, noise, observe_on
 
-from inception_deploy.engines import ENGINES, onnxruntime
+from inception_deploy.engines import ENGINES, _onnxruntime_session
+from inception_deploy.engines._onnxruntime_session import run_on_device
 from inception_deploy.engines.base import TensorSpec
-from inception_deploy.engines.onnxruntime import OnnxRuntime, OnnxRuntimeSession, _run_on_device
+from inception_deploy.engines.onnxruntime import OnnxRuntime, OnnxRuntimeSession
 from inception_deploy.errors import BadInput, MissingDependency, StageError
 from inception_deploy.precisions.fp16 import Fp16
 
@@ -133,9 +134,9 @@ def test_on_a_device_transfers_and_kernels_are_told_apart(monkeypatch: pytest.Mo
 
     def on_the_cpu(session: Any, feeds: Any, names: Any, device: str) -> Any:
         asked.append(device)
-        return _run_on_device(session, feeds, names, "cpu")
+        return run_on_device(session, feeds, names, "cpu")
 
-    monkeypatch.setattr(onnxruntime, "_run_on_device", on_the_cpu)
+    monkeypatch.setattr(_onnxruntime_session, "run_on_device", on_the_cpu)
     with ENGINE.session(MODEL.SerializeToString()) as session:
         assert set(session.parts()) == {"engine"}
         for count in (4, 1, 3):
