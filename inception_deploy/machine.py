@@ -16,7 +16,15 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Self
 
-__all__ = ["ISA_FLAGS", "LIBRARIES", "Machine", "clocks", "describe", "library_versions"]
+__all__ = [
+    "ISA_FLAGS",
+    "LIBRARIES",
+    "Machine",
+    "clocks",
+    "describe",
+    "library_versions",
+    "physical_cores",
+]
 
 ISA_FLAGS = (
     *("avx2", "f16c", "avx512f", "avx512_vnni", "avx_vnni"),
@@ -37,6 +45,7 @@ LIBRARIES = (
 
 _CPUINFO = Path("/proc/cpuinfo")
 _CPUFREQ = Path("/sys/devices/system/cpu/cpu0/cpufreq")
+_CPUS = Path("/sys/devices/system/cpu")
 _CGROUP_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
 
@@ -120,6 +129,20 @@ def library_versions(names: Iterable[str] = LIBRARIES) -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return found
+
+
+def physical_cores() -> int | None:
+    """Cores this process may use (affinity and container quota respected), not the hardware threads
+    of which a core may have several; None where the system does not tell."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    if affinity is None:
+        return None
+    siblings = [_CPUS / f"cpu{cpu}" / "topology" / "thread_siblings_list" for cpu in affinity(0)]
+    try:
+        cores = {path.read_text() for path in siblings}
+    except OSError:  # /sys is not there, or tells no topology
+        return None
+    return min(len(cores), _usable_cores())
 
 
 def _parse_cpuinfo(text: str) -> tuple[str, tuple[str, ...]]:

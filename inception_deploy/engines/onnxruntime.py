@@ -30,10 +30,24 @@ class OnnxRuntime(Engine):
         )
 
     def session(
-        self, model: Path | bytes, *, threads: int | None = None, optimise: bool = True
+        self,
+        model: Path | bytes,
+        *,
+        threads: int | None = None,
+        optimise: bool = True,
+        lanes: bool | None = None,
     ) -> OnnxRuntimeSession:
+        """As the base class says.
+
+        Args:
+            lanes: whether batches may be cut into parts that run side by side (see
+                `OnnxRuntimeSession`); None cuts those of a file, which is what is deployed. Graphs
+                in memory are tried on fewer images than pay for loading them twice.
+        """
         library()
-        return OnnxRuntimeSession(model, threads=threads, optimise=optimise)
+        if lanes is None:
+            lanes = isinstance(model, Path)
+        return OnnxRuntimeSession(model, threads=threads, optimise=optimise, lanes=lanes)
 
 
 ENGINES = (OnnxRuntime(),)

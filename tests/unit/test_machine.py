@@ -103,3 +103,36 @@ def test_nothing_heavy_is_imported():
     )
     ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("siblings", "usable", "wanted"),
+    [
+        ({0: "0\n", 1: "1\n"}, {0, 1}, 2),
+        ({0: "0,2\n", 1: "1,3\n", 2: "0,2\n", 3: "1,3\n"}, {0, 1, 2, 3}, 2),
+        ({0: "0,2\n", 1: "1,3\n", 2: "0,2\n", 3: "1,3\n"}, {0, 2}, 1),
+        ({0: "0-1\n"}, {0, 1}, None),
+    ],
+    ids=["one thread each", "two threads each", "confined to one", "not told"],
+)
+def test_hardware_threads_of_a_core_count_once(tmp_path, monkeypatch, siblings, usable, wanted):
+    for cpu, text in siblings.items():
+        folder = tmp_path / f"cpu{cpu}" / "topology"
+        folder.mkdir(parents=True)
+        (folder / "thread_siblings_list").write_text(text)
+    monkeypatch.setattr(machine, "_CPUS", tmp_path)
+    monkeypatch.setattr(machine, "_CGROUP_QUOTA", tmp_path / "none")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: usable, raising=False)
+    assert machine.physical_cores() == wanted
+
+
+def test_cores_are_not_more_than_a_container_may_use(tmp_path, monkeypatch):
+    quota = tmp_path / "cpu.max"
+    quota.write_text("100000 100000\n")
+    monkeypatch.setattr(machine, "_CGROUP_QUOTA", quota)
+    assert machine.physical_cores() in (1, None)
+
+
+def test_a_system_without_affinities_does_not_tell_its_cores(monkeypatch):
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    assert machine.physical_cores() is None
