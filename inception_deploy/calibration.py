@@ -1,22 +1,25 @@
 """What a precision has to know of the activations: their ranges, and what layers read.
 
+Before that, channels can be made more alike by what the same images show.
+
 Ranges are the graph's own, so that one engine takes them for all targets.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import onnx
 
 from inception_deploy.artifact import Artifact
 from inception_deploy.calibrate import calibrate, observe, observe_histograms
 from inception_deploy.calibrators import calibrator
-from inception_deploy.channels import observe_channels
+from inception_deploy.channels import ChannelStatistics, observe_channels
 from inception_deploy.clipping import least_noise
 from inception_deploy.deployed import runner
 from inception_deploy.engines import ENGINES
 from inception_deploy.engines.base import Array
+from inception_deploy.equalise import equalise
 from inception_deploy.images import BATCH, ImagePlan, ImageSet
 from inception_deploy.moments import observe_moments
 from inception_deploy.pixels import fed
@@ -25,7 +28,7 @@ from inception_deploy.progress import Progress
 from inception_deploy.ranges import Ranges, load_table
 from inception_deploy.recipe import Layout, Recipe
 
-__all__ = ["calibrated", "informed"]
+__all__ = ["calibrated", "equalised", "informed"]
 
 CHANNEL_IMAGES = 64
 """Images that channel means and exact ranges are taken over; they settle sooner than ranges that
@@ -83,6 +86,28 @@ def calibrated(
     return precision, ranges
 
 
+def equalised(
+    recipe: Recipe,
+    artifact: Artifact,
+    images: ImagePlan,
+    precision: Precision,
+    progress: Progress,
+) -> Artifact:
+    """The artifact with channels that share a grid made more alike, where the recipe asks for it.
+
+    Raises:
+        StageError: the graph is not the same in float any more.
+        DataError: there are no calibration images, or one cannot be read.
+    """
+    watched = precision.watched(artifact.model) if recipe.equalise else None
+    if not watched:
+        return artifact
+    few = images.calibration.spread(CHANNEL_IMAGES)
+    seen = _channels(recipe, artifact.model, few, tuple(watched), progress)
+    widest = {tensor: statistics.max_abs for tensor, statistics in seen.items()}
+    return equalise(artifact, widest, progress=progress)
+
+
 def informed(
     recipe: Recipe,
     model: onnx.ModelProto,
@@ -102,14 +127,8 @@ def informed(
         precision = precision.knowing(exact)
     if recipe.weight_rounding == "gptq":
         return _rounded(recipe, model, few, precision, ranges, progress)
-    statistics = observe_channels(
-        model,
-        _shown(few, recipe.pixel_layout, CHANNEL_BATCH),
-        tensors=tuple(precision.watched(model) or ()),
-        engine=ENGINES.get("onnxruntime"),
-        total=few.batch_count(CHANNEL_BATCH),
-        progress=progress,
-    )
+    tensors = tuple(precision.watched(model) or ())
+    statistics = _channels(recipe, model, few, tensors, progress)
     return precision.informed(statistics)
 
 
@@ -142,6 +161,24 @@ def _candidates(
     methods = AUTO if recipe.calibrator == "auto" else (recipe.calibrator,)
     grids = precision.grids(artifact.model)
     return [calibrate(histograms, calibrator(m), grids, watched) for m in methods]
+
+
+def _channels(
+    recipe: Recipe,
+    model: onnx.ModelProto,
+    few: ImageSet,
+    tensors: Sequence[str],
+    progress: Progress,
+) -> Mapping[str, ChannelStatistics]:
+    """What `tensors` hold, channel by channel."""
+    return observe_channels(
+        model,
+        _shown(few, recipe.pixel_layout, CHANNEL_BATCH),
+        tensors=tensors,
+        engine=ENGINES.get("onnxruntime"),
+        total=few.batch_count(CHANNEL_BATCH),
+        progress=progress,
+    )
 
 
 def _exact(

@@ -12,7 +12,7 @@ from torch import nn
 
 from inception_deploy.artifact import Artifact, Golden
 from inception_deploy.bundle import Bundle, file_digest, save_golden, staged, write_json
-from inception_deploy.calibration import calibrated
+from inception_deploy.calibration import calibrated, equalised
 from inception_deploy.dataset import Batch
 from inception_deploy.deployed import deployed_session, runner
 from inception_deploy.engines import ENGINES, Engine, Network, Session
@@ -89,6 +89,7 @@ def deploy(
         exported = _graph(reference, golden, recipe, progress)
         taking = _taking(exported, reference, recipe, shown, progress)
         fused = fuse(taking, target.rewrites(recipe.precision), progress=progress)
+        fused = equalised(recipe, fused, images, precision, progress)
         precision, ranges = calibrated(recipe, fused, images, precision, progress)
         precision, ranges, mixing = mix(
             recipe, reference, fused, images, precision, ranges, runs, output, progress

@@ -1,7 +1,8 @@
 """The proof every stage owes: the graph still computes what the golden says.
 
 The graph runs in ONNX Runtime exactly as it is written, node by node, so that what is measured is
-the stage and not the engine's own optimiser.
+the stage and not the engine's own optimiser. Channels that the graph stores with a factor
+(`channel_scales`) are compared without it.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import numpy as np
 import onnx
 
 from inception_deploy.artifact import FloatArray, Golden
+from inception_deploy.channel_scales import ChannelScales
 from inception_deploy.engines import ENGINES
 from inception_deploy.engines.base import Array
 from inception_deploy.errors import StageError
@@ -74,6 +76,7 @@ def prove(
     expected: dict[str, FloatArray] = {**_blocks(model, golden, stage)}
     expected[golden.output_name] = golden.outputs
     largest = dict.fromkeys(expected, 0.0)
+    scales = ChannelScales.of(model)
 
     probe = onnx.ModelProto()
     probe.CopyFrom(model)
@@ -100,7 +103,7 @@ def prove(
                     continue  # blocks are recorded for the first images only
                 if name not in values:
                     raise StageError(f"{stage}: the graph does not put out '{name}'")
-                have = values[name][: len(want)]
+                have = scales.restored(name, values[name][: len(want)])
                 if have.shape != want.shape:
                     raise StageError(
                         f"{stage}: '{name}' has shape {have.shape}, the golden has {want.shape}"

@@ -85,6 +85,8 @@ class Recipe:
         calibrator: chooses the ranges of INT8 activations; a parameter follows a colon.
         weight_rounding: of INT8 weights: by what their layers read of the calibration images, or
             each to its nearest.
+        equalise: INT8 only: make the channels of a tensor more alike before it is quantised, by
+            factors that weights put in and take out again.
         reduce_range: 7-bit weights for INT8, which x86 without VNNI needs; None looks at the
             machine.
         data: labelled images for parity; None takes the weights' own data set where they have one,
@@ -121,6 +123,7 @@ class Recipe:
     calibration_size: int = 256
     calibrator: str = "auto"
     weight_rounding: WeightRounding = "gptq"
+    equalise: bool = False
     reduce_range: bool | None = None
     data: str | None = None
     data_size: int = 1000
@@ -160,6 +163,11 @@ class Recipe:
             raise RecipeError(
                 f"min_sqnr chooses which blocks of an INT8 graph stay in float; ask for precision "
                 f"int8, not {self.precision}, or leave it out"
+            )
+        if self.equalise and self.precision != "int8":
+            raise RecipeError(
+                f"equalise is for an INT8 graph; ask for precision int8, not {self.precision}, or "
+                "leave it out"
             )
         if self.max_drop is not None and self.head == "features":
             raise RecipeError("max_drop compares classes; it cannot be asked of --head features")

@@ -93,6 +93,11 @@ def _recipe(path: Path | None, options: dict[str, Any]) -> Recipe:
     help="INT8 weights: by what their layers read, or each to its nearest.  [gptq]",
 )
 @click.option(
+    "--equalise/--no-equalise",
+    default=None,
+    help="INT8: make channels that share a grid more alike, exactly in float.  [no]",
+)
+@click.option(
     "--reduce-range/--full-range",
     default=None,
     help="7-bit weights, for x86 without VNNI.  [as this machine needs it]",

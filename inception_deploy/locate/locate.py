@@ -20,9 +20,11 @@ from torch import nn
 
 from inception_deploy.artifact import Golden
 from inception_deploy.bundle import Bundle
+from inception_deploy.channel_scales import ChannelScales
 from inception_deploy.compare import reference_of_bundle
 from inception_deploy.deployed import open_deployed, runner
 from inception_deploy.engines import ENGINES
+from inception_deploy.equalise import with_scales
 from inception_deploy.errors import InceptionDeployError, MissingDependency, StageError
 from inception_deploy.locate.anatomy import Anatomy
 from inception_deploy.locate.causes import Before
@@ -303,16 +305,23 @@ class _Search:
             self._took(Transition("fuse", "reference.onnx → rewritten", 0, again.skipped))
         if deployed is None:
             return
-        base = original if fused is None else fused
-        # unknown rewrites may have changed any tensor but those that leave blocks
-        inner = frozenset(self.blocks) if fused is None else frozenset()
+        try:
+            scales = ChannelScales.of(deployed)
+            base = original if fused is None else with_scales(fused, scales)
+        except StageError as error:
+            place = self._named_in(str(error), deployed)
+            self.findings.append(Finding(self.lowered, place, "invalid", f"model.onnx: {error}"))
+            return
         name = "reference.onnx" if fused is None else "rewritten"
         given = self.golden.inputs if fused is None else pixels
         graph = CutGraph(base, name)
+        others = frozenset[str]()
+        if fused is None:  # any tensor may be another, but those that leave blocks unscaled
+            others = inside(graph, frozenset(self.blocks), self.blocks).union(scales.exponents)
         found = self._examine(
             self.lowered,
             f"{name} → model.onnx",
-            GraphTruth(graph, given, inside(graph, inner, self.blocks)),
+            GraphTruth(graph, given, others),
             deployed,
             pixels,
             Before(Anatomy(base)),

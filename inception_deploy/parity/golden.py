@@ -14,6 +14,7 @@ import numpy as np
 import onnx
 
 from inception_deploy.artifact import FloatArray, Golden
+from inception_deploy.channel_scales import ChannelScales
 from inception_deploy.engines.base import Array, Engine, Session
 from inception_deploy.errors import StageError
 from inception_deploy.graphs import tensor_names
@@ -177,7 +178,10 @@ def _run(
     engine: Engine,
     threads: int | None,
 ) -> dict[str, Array]:
-    """The values of `tensors` for the images that the golden has blocks of."""
+    """The values of `tensors` for the images that the golden has blocks of.
+
+    They are the network's, without the factors that the graph stores channels with.
+    """
     del probe.graph.output[:]
     # an operator of another domain has no inferred type: the engine knows it by itself
     probe.graph.output.extend(
@@ -185,7 +189,9 @@ def _run(
     )
     images = golden.feed[: golden.block_images]
     with engine.session(probe.SerializeToString(), threads=threads, optimise=False) as session:
-        return session.infer({session.inputs[0].name: images})
+        values = session.infer({session.inputs[0].name: images})
+    scales = ChannelScales.of(probe)
+    return {name: scales.restored(name, value) for name, value in values.items()}
 
 
 def _output(outputs: Mapping[str, Array], name: str, golden: FloatArray) -> Array:
