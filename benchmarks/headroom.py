@@ -5,7 +5,8 @@
     python -m benchmarks.headroom --prepare …     only make the graphs; needs no quiet machine
 
 The plain export, the graph that the target's profile rewrites it to, and a graph of large matrix
-products alternate in blocks in one run. Weights are random and sizes native.
+products alternate in blocks in one run, batches as a whole, as the profile has them. Weights are
+random and sizes native.
 
 `elsewhere` is the part of the plain graph's time outside of convolutions and linear layers, by the
 engine's own profile. A rewrite that makes no multiply-add less can take away no more than that:
@@ -37,7 +38,7 @@ from benchmarks.native import (
     noise_images,
     provenance,
 )
-from inception_deploy.engines import ENGINES
+from inception_deploy.engines.onnxruntime import OnnxRuntime
 from inception_deploy.errors import InceptionDeployError
 from inception_deploy.export import export
 from inception_deploy.fuse import rewrite
@@ -102,13 +103,13 @@ def share_elsewhere(model: Path, images: np.ndarray[Any, Any], runs: int = 6) ->
 
 def timed(network: str, place: Path, *, seconds: float) -> Iterator[dict[str, Any]]:
     """One row per batch size."""
-    engine = ENGINES.get(TARGETS.get(TARGET).engine)
+    engine = OnnxRuntime()
     plain, images = place / "plain.onnx", cycled(np.load(place / "images.npy"))
     macs = sum(macs_per_node(onnx.load(plain)).values())
     with ExitStack() as stack:
         graphs = {"plain": plain, "rewritten": place / "rewritten.onnx"}
         candidates = [
-            Candidate.of(stack.enter_context(engine.session(file)), name, "", "fp32")
+            Candidate.of(stack.enter_context(engine.session(file, lanes=False)), name, "", "fp32")
             for name, file in graphs.items()
         ]
         product = stack.enter_context(engine.session(gemm_model("fp32", signed=False)))

@@ -8,6 +8,10 @@ for TensorRT nvidia-modelopt, int8 with max and entropy calibration. For scale t
 export on ONNX Runtime and OpenVINO, and PyTorch itself, eager with channels-last activations and
 compiled ahead of time by AOTInductor; on a CPU with the instructions for it, OpenVINO and
 AOTInductor also in bfloat16.
+
+The peers on ONNX Runtime run as its users run them: a batch at a time, every operator on all
+threads. Our sessions cut batches into lanes (docs/decisions/010), so there is the peer's graph in
+such a session, too, to tell the graph's part from the session's.
 """
 
 from __future__ import annotations
@@ -26,6 +30,7 @@ from inception_deploy.artifact import FloatArray
 from inception_deploy.build_options import BuildOptions
 from inception_deploy.engines import ENGINES, Session
 from inception_deploy.engines._as_written import AsWritten
+from inception_deploy.engines.onnxruntime import OnnxRuntime
 from inception_deploy.engines.openvino import Openvino, Options
 from inception_deploy.images import plan_images
 from inception_deploy.machine import describe
@@ -43,6 +48,7 @@ __all__ = [
     "NNCF",
     "OPENVINO_FLOATS",
     "STOCK",
+    "STOCK_LANES",
     "candidates",
     "eager",
     "opened",
@@ -51,6 +57,7 @@ __all__ = [
 ]
 
 STOCK = "onnxruntime:quantize_static"
+STOCK_LANES = "onnxruntime:quantize_static-lanes"
 FLOAT = "onnxruntime:fp32"
 NNCF = "openvino:nncf"
 
@@ -156,7 +163,7 @@ def candidates(folder: Path) -> Files:
         **{key: f"modelopt-{method}.onnx" for method, key in MODELOPT.items()},
     }.items():
         found[name] = ("onnxruntime", folder / file)
-    found[STOCK] = ("onnxruntime", folder / "quantize_static.onnx")
+    found |= dict.fromkeys((STOCK, STOCK_LANES), ("onnxruntime", folder / "quantize_static.onnx"))
     found[NNCF] = ("openvino", folder / "nncf.xml")
     plain = folder / "ours-onnxruntime" / "reference.onnx"
     found[FLOAT] = ("onnxruntime", plain)
@@ -187,6 +194,8 @@ def opened(key: str, engine: str, file: Path) -> Session:
         # ONNX Runtime's optimiser (WeightBiasQuantization, 1.31) counts a float16 bias in steps of
         # the accumulator and keeps the count in float16: above 65,504 steps it is infinite
         return AsWritten().session(file)
+    if key in (STOCK, FLOAT):
+        return OnnxRuntime().session(file, lanes=False)
     return ENGINES.get(engine).session(file)
 
 

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,7 @@ from benchmarks.peer_graphs import (
     NNCF,
     OPENVINO_FLOATS,
     STOCK,
+    STOCK_LANES,
     candidates,
     eager,
     opened,
@@ -100,7 +101,8 @@ def measured(recipe: Recipe, folder: Path, seconds: float) -> dict[str, Any]:
             for key, (engine, file) in files.items()
         }
         network = eager(recipe)
-        runs = {key: session.run for key, session in sessions.items()}
+        # the numbers of STOCK_LANES are those of STOCK
+        runs = {key: session.run for key, session in sessions.items() if key != STOCK_LANES}
         for key, run in {**runs, EAGER: network}.items():
             logits = _logits(run, data["validation"])
             row["sqnr_db"][key] = round(sqnr_db(data["logits"], logits), 2)
@@ -158,16 +160,14 @@ def _top1(logits: FloatArray, labels: np.ndarray[Any, Any]) -> float:
 
 
 def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Per engine, the ratios to the peer on it; and the best of ours to the best of the peers."""
+    """Per engine, the ratios to the peer on it; and the best of ours to the best of the peers.
+
+    For ONNX Runtime also "graph_against_graph": to the peer's graph in a session like ours.
+    """
     rows = [row for row in rows if row["network"] in NETWORKS]  # others are not in the means
     found: dict[str, Any] = {}
     for engine, peers in _SAME_ENGINE.items():
-        ratios = {
-            f"{row['network']}, batch {ratio['batch']}": ratio["ratio"]
-            for row in rows
-            for ratio in row.get("ratios", ())
-            if (ratio["ours"], ratio["to"]) == (f"{engine}:ours", peers[0])
-        }
+        ratios = _ratios(rows, f"{engine}:ours", peers[0])
         decibels = {
             f"{row['network']}, {row['weights']}": round(
                 row["sqnr_db"][f"{engine}:ours"] - max(row["sqnr_db"][peer] for peer in peers), 2
@@ -186,6 +186,10 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             }
         if decibels:
             found.setdefault(engine, {"peers": peers})["sqnr_gain_db"] = decibels
+    graphs = _ratios(rows, "onnxruntime:ours", STOCK_LANES)
+    if graphs:
+        mean = round(geometric_mean(graphs.values()), 4)
+        found["onnxruntime"]["graph_against_graph"] = {"geometric_mean": mean, "ratios": graphs}
     best = {
         f"{row['network']}, batch {batch}": _best(medians)
         for row in rows
@@ -196,6 +200,16 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         mean = round(geometric_mean(best.values()), 4)
         found["best of ours to best of the peers"] = {"geometric_mean": mean, "ratios": best}
     return found
+
+
+def _ratios(rows: Iterable[Mapping[str, Any]], ours: str, other: str) -> dict[str, float]:
+    """Network and batch → ratio of one candidate to another, where both were timed."""
+    return {
+        f"{row['network']}, batch {ratio['batch']}": ratio["ratio"]
+        for row in rows
+        for ratio in row.get("ratios", ())
+        if (ratio["ours"], ratio["to"]) == (ours, other)
+    }
 
 
 def _best(medians: Mapping[str, float]) -> float:

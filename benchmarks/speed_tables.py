@@ -134,6 +134,13 @@ def peers_table(facts: Mapping[str, Any]) -> str:
         f"{versions['onnxruntime']}, openvino {versions['openvino']}, nncf {versions['nncf']}, "
         f"modelopt {facts['rows'][0].get('modelopt', '–')}.",
     ]
+    graphs = facts["summary"]["onnxruntime"].get("graph_against_graph")
+    if graphs is not None:  # files of earlier versions have none
+        lines.append(
+            "The peers run a batch as a whole, as their users do; graph against graph, with "
+            f"quantize_static's batches cut into lanes like ours, it is "
+            f"{graphs['geometric_mean']:.2f}× on ONNX Runtime."
+        )
     for row in facts["rows"]:
         if "top1" not in row:
             continue
@@ -167,6 +174,7 @@ _CONTENDERS = {
     "openvino:fp32": "OpenVINO",
     "openvino:bf16": "OpenVINO BF16",
     "onnxruntime:quantize_static": "quantize_static",
+    "onnxruntime:quantize_static-lanes": "quantize_static in lanes",
     "openvino:nncf": "NNCF",
     "onnxruntime:ours": "ours, ONNX Runtime",
     "openvino:ours": "ours, OpenVINO",
@@ -174,19 +182,29 @@ _CONTENDERS = {
 
 
 def contenders_table(facts: Mapping[str, Any]) -> str:
-    """Images/s of everything that `benchmarks.peers` times, the fastest of each row in bold."""
+    """Images/s of everything that `benchmarks.peers` times, the fastest of each row in bold.
+
+    What no row has was not there to be timed, and has no column.
+    """
+    timed = {
+        key
+        for row in facts["rows"]
+        for medians in row.get("median_ms", {}).values()
+        for key in medians
+    }
+    names = {key: name for key, name in _CONTENDERS.items() if key in timed}
     lines = [
-        f"| native size, batch | {' | '.join(_CONTENDERS.values())} |",
-        "|---|" + "---:|" * len(_CONTENDERS),
+        f"| native size, batch | {' | '.join(names.values())} |",
+        "|---|" + "---:|" * len(names),
     ]
     for row in facts["rows"]:
         for batch, medians in row.get("median_ms", {}).items():
             rates = {key: 1e3 * int(batch) / ms for key, ms in medians.items()}
-            cells = ["–" if key not in rates else f"{rates[key]:.3g}" for key in _CONTENDERS]
+            cells = ["–" if key not in rates else f"{rates[key]:.3g}" for key in names]
             best = max(rates, key=lambda key: rates[key])
             cells = [
                 f"**{cell}**" if key == best else cell
-                for key, cell in zip(_CONTENDERS, cells, strict=True)
+                for key, cell in zip(names, cells, strict=True)
             ]
             lines.append(f"| {row['network']}, {batch} | {' | '.join(cells)} |")
     return "\n".join([*lines, "", _where(facts)]) + "\n"

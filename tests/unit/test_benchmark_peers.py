@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from small_graphs import build
 
 from benchmarks.native import cycled, geometric_mean, kept_rows, noise_images
-from benchmarks.peer_graphs import MODELOPT, STOCK
+from benchmarks.peer_graphs import FLOAT, MODELOPT, STOCK, STOCK_LANES, candidates, opened
 from benchmarks.peers import summary
+from inception_deploy.engines.onnxruntime import OnnxRuntimeSession
 from inception_deploy.networks import NETWORKS
 
 
@@ -42,6 +45,38 @@ def test_sqnr_is_compared_with_the_best_of_several_peers() -> None:
 def test_fp32_is_no_peer() -> None:
     best = summary([row("googlenet", 1.2)])["best of ours to best of the peers"]
     assert best == {"geometric_mean": 1.2, "ratios": {"googlenet, batch 1": 1.2}}
+
+
+def in_lanes(row: dict[str, Any], ratio: float) -> dict[str, Any]:
+    """The row with the peer's graph in lanes, too, faster than all others."""
+    medians = {batch: {**ms, STOCK_LANES: 0.1} for batch, ms in row["median_ms"].items()}
+    to = {"batch": 1, "ours": "onnxruntime:ours", "to": STOCK_LANES, "ratio": ratio, "ci95": [1, 2]}
+    return {**row, "median_ms": medians, "ratios": [*row["ratios"], to]}
+
+
+def test_graphs_are_compared_apart_where_the_peer_ran_in_lanes_and_count_as_no_peer() -> None:
+    rows = [row("googlenet", 1.2), row("xception", 2.7)]
+    without = summary(rows)
+    assert "graph_against_graph" not in without["onnxruntime"]
+    found = summary([rows[0], in_lanes(rows[1], 2.5)])  # an older row beside a new one
+    graphs = found["onnxruntime"].pop("graph_against_graph")
+    assert graphs == {"geometric_mean": 2.5, "ratios": {"xception, batch 1": 2.5}}
+    assert found == without
+
+
+def test_peers_run_as_their_users_run_them_and_ours_as_ours_do(tmp_path: Path) -> None:
+    bundle = tmp_path / "ours-onnxruntime"
+    bundle.mkdir()
+    graph = build("output = Relu(input)").SerializeToString()
+    for file in (bundle / "model.onnx", bundle / "reference.onnx"):
+        file.write_bytes(graph)
+    (tmp_path / "quantize_static.onnx").write_bytes(graph)
+    cut = {}
+    for key, (engine, file) in candidates(tmp_path).items():
+        session = opened(key, engine, file)
+        if isinstance(session, OnnxRuntimeSession):
+            cut[key] = session._may_lane
+    assert cut == {"onnxruntime:ours": True, STOCK: False, STOCK_LANES: True, FLOAT: False}
 
 
 def test_networks_beside_the_table_are_not_in_its_means() -> None:

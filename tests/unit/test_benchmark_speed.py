@@ -14,7 +14,13 @@ from benchmarks import harness, sweep
 from benchmarks.export_time import STEPS, Stopwatch, step_of
 from benchmarks.harness import GOALS, summary
 from benchmarks.native import provenance
-from benchmarks.speed_tables import export_time_table, harness_table, sweep_table
+from benchmarks.speed_tables import (
+    contenders_table,
+    export_time_table,
+    harness_table,
+    peers_table,
+    sweep_table,
+)
 from inception_deploy.errors import StageError
 from inception_deploy.recipe import Recipe
 
@@ -114,6 +120,32 @@ def test_the_tables_say_what_the_files_say() -> None:
     assert "| null engine, per query | 1.5 µs | < 20 µs |" in harness
     assert "| its largest share of a figure below | 0.17 % | < 2 % |" in harness
     assert "1 of 1 (median 1.001, furthest 1.001) | 9 of 10 |" in harness
+
+
+def test_the_peers_tables_tell_of_lanes_where_they_were_timed() -> None:
+    ours, stock = "onnxruntime:ours", "onnxruntime:quantize_static"
+
+    def row(network: str, medians: dict[str, float]) -> dict[str, Any]:
+        return {
+            **{"network": network, "weights": "random:0", "median_ms": {"8": medians}},
+            "sqnr_db": {ours: 33.0, stock: 30.0, "openvino:ours": 33.0, "openvino:nncf": 30.0},
+            "ratios": [{"batch": 8, "ours": ours, "to": stock, "ratio": 1.25}],
+        }
+
+    old = row("googlenet", {ours: 8.0, stock: 10.0})
+    new = row("xception", {ours: 8.0, stock: 10.0, f"{stock}-lanes": 4.0})
+    means: dict[str, Any] = {name: {"geometric_mean": 1.2} for name in ("onnxruntime", "openvino")}
+    versions = {"onnxruntime": "1", "torch": "2", "openvino": "1", "nncf": "2"}
+    facts = {**PLACE, "versions": versions, "rows": [old], "summary": means}
+    before = contenders_table(facts)
+    assert "| native size, batch | quantize_static | ours, ONNX Runtime |" in before
+    assert "lanes" not in before + peers_table(facts)
+    means["onnxruntime"]["graph_against_graph"] = {"geometric_mean": 1.17}
+    table = contenders_table({**facts, "rows": [old, new]})
+    assert "| native size, batch | quantize_static | quantize_static in lanes | ours," in table
+    assert "| googlenet, 8 | 800 | – | **1e+03** |" in table
+    assert "| xception, 8 | 800 | **2e+03** | 1e+03 |" in table
+    assert "it is 1.17× on ONNX Runtime" in peers_table(facts)
 
 
 @pytest.fixture
