@@ -1,7 +1,7 @@
 """The graphs that `benchmarks/peers.py` compares: ours, and what peers make of the plain export.
 
-Ours is the bundle that `inception-deploy export NETWORK --int8` writes, one per target whose engine
-works here. The peers quantise the bundle's `reference.onnx`, the plain export, with the same
+Ours is the bundle that `inception-deploy export NETWORK --int8 --equalise` writes, one per target
+whose engine works here. The peers quantise the bundle's `reference.onnx`, the plain export, with the same
 calibration images: onnxruntime.quantization.quantize_static, per channel, QDQ, uint8 activations
 and int8 weights, after quant_pre_process; nncf.quantize with the preset MIXED, run by OpenVINO; and
 for TensorRT nvidia-modelopt, int8 with max and entropy calibration. For scale there are the plain
@@ -91,6 +91,7 @@ def recipe_of(network: str, weights: str, folder: Path, images: tuple[int, int])
         calibration_size=images[0],
         data_size=images[1],
         seconds=0.0,
+        equalise=True,
     )
     if weights == "embedded":
         return recipe

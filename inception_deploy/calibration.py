@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
+import numpy as np
 import onnx
 
 from inception_deploy.artifact import Artifact
-from inception_deploy.calibrate import calibrate, observe, observe_histograms
+from inception_deploy.calibrate import NotFinite, calibrate, observe, observe_histograms
 from inception_deploy.calibrators import calibrator
 from inception_deploy.channels import ChannelStatistics, observe_channels
 from inception_deploy.clipping import least_noise
@@ -96,15 +97,22 @@ def equalised(
     """The artifact with channels that share a grid made more alike, where the recipe asks for it.
 
     Raises:
+        NotFinite: a tensor holds NaN or infinity.
         StageError: the graph is not the same in float any more.
         DataError: there are no calibration images, or one cannot be read.
     """
     watched = precision.watched(artifact.model) if recipe.equalise else None
     if not watched:
         return artifact
-    few = images.calibration.spread(CHANNEL_IMAGES)
-    seen = _channels(recipe, artifact.model, few, tuple(watched), progress)
+    # all images: a channel that the chosen ones leave at rest would be widened beyond its grid
+    seen = _channels(recipe, artifact.model, images.calibration, tuple(watched), progress)
     widest = {tensor: statistics.max_abs for tensor, statistics in seen.items()}
+    for tensor, largest in widest.items():
+        if not np.isfinite(largest).all():
+            raise NotFinite(
+                f"'{tensor}' holds NaN or infinity on the calibration images; export without "
+                "--equalise to be told on which"
+            )
     return equalise(artifact, widest, progress=progress)
 
 
@@ -166,17 +174,17 @@ def _candidates(
 def _channels(
     recipe: Recipe,
     model: onnx.ModelProto,
-    few: ImageSet,
+    chosen: ImageSet,
     tensors: Sequence[str],
     progress: Progress,
 ) -> Mapping[str, ChannelStatistics]:
     """What `tensors` hold, channel by channel."""
     return observe_channels(
         model,
-        _shown(few, recipe.pixel_layout, CHANNEL_BATCH),
+        _shown(chosen, recipe.pixel_layout, CHANNEL_BATCH),
         tensors=tensors,
         engine=ENGINES.get("onnxruntime"),
-        total=few.batch_count(CHANNEL_BATCH),
+        total=chosen.batch_count(CHANNEL_BATCH),
         progress=progress,
     )
 

@@ -91,7 +91,8 @@ class ChannelScales:
                 raise ValueError(f"{entry['steps']} steps per octave")
             stored = [base64.b64decode(vector, validate=True) for vector in entry["vectors"]]
             vectors = [np.frombuffer(vector, np.uint8) for vector in stored]
-            return cls({str(name): vectors[place] for name, place in entry["tensors"].items()})
+            places = dict(entry["tensors"])
+            return cls({str(name): vectors[place] for name, place in places.items()})
         except (ValueError, KeyError, TypeError, IndexError, binascii.Error) as error:
             raise StageError(
                 f"the metadata '{KEY}' cannot be read ({error}); export the bundle again"

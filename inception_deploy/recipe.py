@@ -85,8 +85,9 @@ class Recipe:
         calibrator: chooses the ranges of INT8 activations; a parameter follows a colon.
         weight_rounding: of INT8 weights: by what their layers read of the calibration images, or
             each to its nearest.
-        equalise: INT8 only: make the channels of a tensor more alike before it is quantised, by
-            factors that weights put in and take out again.
+        equalise: make the channels of a tensor more alike before INT8 quantises it, by factors
+            that weights put in and take out again. It wants calibration images that show every
+            channel at its widest.
         reduce_range: 7-bit weights for INT8, which x86 without VNNI needs; None looks at the
             machine.
         data: labelled images for parity; None takes the weights' own data set where they have one,

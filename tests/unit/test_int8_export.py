@@ -117,13 +117,17 @@ def test_images_of_another_size_are_an_error_of_one_line(tmp_path: Path) -> None
     assert not (tmp_path / "b").exists()
 
 
+@pytest.mark.parametrize("equalise", [False, True])
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_images_that_are_not_finite_are_an_error_of_one_line(value: float, tmp_path: Path) -> None:
+def test_images_that_are_not_finite_are_an_error_of_one_line(
+    value: float, equalise: bool, tmp_path: Path
+) -> None:
     broken = np.zeros((4, 3, 96, 96), np.float32)
     broken[2, 1, 5, 5] = value
     np.savez(tmp_path / "broken.npz", input=broken)
     with pytest.raises((StageError, BadInput), match="NaN or infinity") as raised:
-        deploy(int8(calibration=str(tmp_path / "broken.npz")), tmp_path / "b")
+        recipe = int8(calibration=str(tmp_path / "broken.npz"), equalise=equalise)
+        deploy(recipe, tmp_path / "b")
     assert "\n" not in str(raised.value)
     assert not (tmp_path / "b").exists()
 
