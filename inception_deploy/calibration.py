@@ -111,7 +111,8 @@ def equalised(
         if not np.isfinite(largest).all():
             raise NotFinite(
                 f"'{tensor}' holds NaN or infinity on the calibration images; export without "
-                "--equalise to be told on which"
+                "--equalise to be told on which",
+                tensor,
             )
     return equalise(artifact, widest, progress=progress)
 
