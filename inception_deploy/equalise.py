@@ -51,10 +51,12 @@ def choose_scales(
     groups = channel_groups(model)
     count = 1 + max((int(g.max(initial=FIXED)) for g in groups.values()), default=FIXED)
     seen, top = np.zeros(count), np.zeros(count)
-    for tensor, largest in widest.items():
-        np.maximum.at(seen, groups[tensor], largest)
-    for tensor in widest:
-        np.maximum.at(top, groups[tensor], seen[groups[tensor]].max(initial=0.0))
+    # a free dimension in place of channels has no groups, and gets no factors
+    known = {tensor: groups[tensor] for tensor in widest if len(groups[tensor])}
+    for tensor, members in known.items():
+        np.maximum.at(seen, members, widest[tensor])
+    for members in known.values():
+        np.maximum.at(top, members, seen[members].max(initial=0.0))
     free = (seen > 0) & (np.arange(count) != FIXED)
     steps = np.zeros(count)
     steps[free] = np.round(STEPS * EXPONENT * np.log2(top[free] / seen[free]))
