@@ -1,8 +1,8 @@
 """The graphs that `benchmarks/peers.py` compares: ours, and what peers make of the plain export.
 
 Ours is the bundle that `inception-deploy export NETWORK --int8 --equalise` writes, one per target
-whose engine works here. The peers quantise the bundle's `reference.onnx`, the plain export, with the same
-calibration images: onnxruntime.quantization.quantize_static, per channel, QDQ, uint8 activations
+whose engine works here. The peers quantise the bundle's `reference.onnx`, the plain export, with
+the same calibration images: onnxruntime.quantization.quantize_static, per channel, QDQ, uint8 activations
 and int8 weights, after quant_pre_process; nncf.quantize with the preset MIXED, run by OpenVINO; and
 for TensorRT nvidia-modelopt, int8 with max and entropy calibration. For scale there are the plain
 export on ONNX Runtime and OpenVINO, and PyTorch itself, eager with channels-last activations and

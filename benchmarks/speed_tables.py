@@ -127,7 +127,8 @@ def peers_table(facts: Mapping[str, Any]) -> str:
     machine, versions = facts["machine"], facts["versions"]
     lines += [
         "",
-        "Ours: `export NETWORK --int8 --equalise`. Against `onnxruntime.quantization.quantize_static` (per channel, after preprocessing), "
+        "Ours: `export NETWORK --int8 --equalise`. Against "
+        "`onnxruntime.quantization.quantize_static` (per channel, after preprocessing), "
         "`nncf.quantize` (MIXED) on the same engine in one run, and `modelopt.onnx.quantization` "
         "(the better of max and entropy), run as written; in brackets the peer's SQNR. "
         f"Random weights; {machine['cores']} cores of an {machine['cpu']} with VNNI; onnxruntime "
