@@ -2,16 +2,15 @@
 
 Ours is the bundle that `inception-deploy export NETWORK --int8 --equalise` writes, one per target
 whose engine works here. The peers quantise the bundle's `reference.onnx`, the plain export, with
-the same calibration images: onnxruntime.quantization.quantize_static, per channel, QDQ, uint8 activations
-and int8 weights, after quant_pre_process; nncf.quantize with the preset MIXED, run by OpenVINO; and
-for TensorRT nvidia-modelopt, int8 with max and entropy calibration. For scale there are the plain
-export on ONNX Runtime and OpenVINO, and PyTorch itself, eager with channels-last activations and
-compiled ahead of time by AOTInductor; on a CPU with the instructions for it, OpenVINO and
-AOTInductor also in bfloat16.
-
-The peers on ONNX Runtime run as its users run them: a batch at a time, every operator on all
-threads. Our sessions cut batches into lanes (docs/decisions/010), so there is the peer's graph in
-such a session, too, to tell the graph's part from the session's.
+the same calibration images: onnxruntime.quantization.quantize_static, per channel, QDQ, uint8
+activations and int8 weights, after quant_pre_process; nncf.quantize with the preset MIXED, run by
+OpenVINO; and for TensorRT nvidia-modelopt, int8 with max and entropy calibration. For scale there
+are the plain export on ONNX Runtime and OpenVINO, and PyTorch itself, eager with channels-last
+activations and compiled ahead of time by AOTInductor; on a CPU with the instructions for it,
+OpenVINO and AOTInductor also in bfloat16. The peers on ONNX Runtime run as its users run them: a
+batch at a time, every operator on all threads. Our sessions cut batches into lanes
+(docs/decisions/010), so there is the peer's graph in such a session, too, to tell the graph's part
+from the session's.
 """
 
 from __future__ import annotations
