@@ -84,23 +84,24 @@ def equalise(
     started = time.perf_counter()
     with listener.stage(STAGE):
         scales = choose_scales(artifact.model, widest)
-        model, changed = _scaled(artifact.model, scales)
+        model = with_scales(artifact.model, scales)
     proof = prove(model, artifact.golden, bound=FP32_BOUND, stage=STAGE, progress=progress)
-    factors = [float(k.max()) for k in scales.exponents.values()]
+    largest = max((int(k.max()) for k in scales.exponents.values()), default=0)
     record = StageRecord(
         name=STAGE,
         seconds=time.perf_counter() - started,
         before=artifact.digest,
         after=model_digest(model),
         applied=tuple(
-            Applied(STAGE, name, f"weights of up to {most:.3g} times the size")
-            for name, most in changed.items()
+            Applied(STAGE, name, node.op_type)
+            for name, node in absorbing(model).items()
+            if not scales.exponents.keys().isdisjoint((node.input[0], node.output[0]))
         ),
         error=proof.error,
         bound=FP32_BOUND,
         facts={
             "tensors": len(scales.exponents),
-            "largest_factor": 2 ** (max(factors, default=0.0) / STEPS),
+            "largest_factor": 2 ** (largest / STEPS),
             **proof.facts(),
         },
     )
@@ -108,32 +109,26 @@ def equalise(
 
 
 def with_scales(model: onnx.ModelProto, scales: ChannelScales) -> onnx.ModelProto:
-    """A copy of `model` whose tensors hold the network's values times `scales`.
+    """A copy of `model` whose tensors hold the network's values times `scales`; `model` itself
+    where nothing is scaled.
 
     Raises:
         StageError: a tensor is not in the graph, has another number of channels, or is scaled
             where nothing can take the factor out again.
     """
-    return _scaled(model, scales)[0]
-
-
-def _scaled(
-    model: onnx.ModelProto, scales: ChannelScales
-) -> tuple[onnx.ModelProto, dict[str, float]]:
-    """The copy, and node → the largest factor that a weight of it got."""
+    if not scales:
+        return model
     _check(model, scales)
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     stored = {tensor.name: tensor for tensor in copy.graph.initializer}
     uses = Counter(name for node in copy.graph.node for name in node.input)
-    changed: dict[str, float] = {}
     for node in absorbing(copy).values():
         read, put = scales.factors(node.input[0]), scales.factors(node.output[0])
         if read is None and put is None:
             continue
         weights = numpy_helper.to_array(stored[node.input[1]])
         each = _factors(node, weights.shape, read, put)
-        changed[node.name] = float(each.max())
         new = {1: weights * each}
         if put is not None and len(node.input) > 2 and node.input[2]:
             new[2] = numpy_helper.to_array(stored[node.input[2]]) * put
@@ -149,7 +144,7 @@ def _scaled(
                 stored[name] = copy.graph.initializer[-1]
             stored[name].CopyFrom(numpy_helper.from_array(values.astype(np.float32), name))
     scales.write(copy)
-    return copy, changed
+    return copy
 
 
 def _check(model: onnx.ModelProto, scales: ChannelScales) -> None:

@@ -67,7 +67,9 @@ def test_summed_tensors_share_the_factors_that_the_wider_needs() -> None:
 
 def test_nothing_is_scaled_where_nothing_is_free() -> None:
     model = build("output = Conv(input, w, b)", SHAPES)
-    assert not choose_scales(model, {"output": np.array([8.0, 1.0, 1.0])})
+    scales = choose_scales(model, {"output": np.array([8.0, 1.0, 1.0])})
+    assert not scales
+    assert with_scales(model, scales) is model
 
 
 # weights
@@ -226,6 +228,7 @@ def test_the_manifest_names_the_stage_and_its_error(bundles: dict[bool, Bundle])
     stage = bundles[True].manifest["stages"][-2]
     assert 0 < stage["error"] < 1e-5
     assert stage["facts"]["largest_factor"] > 4
+    assert {applied["detail"] for applied in stage["applied"]} == {"Conv", "Gemm"}
     assert len(stage["applied"]) > 50
     assert "equalise" not in [s["name"] for s in bundles[False].manifest["stages"]]
 
