@@ -21,8 +21,10 @@ from inception_deploy.artifact import Golden, model_digest
 from inception_deploy.bundle import Bundle, save_golden
 from inception_deploy.calibrate import observe
 from inception_deploy.calibration import informed
+from inception_deploy.channel_scales import ChannelScales
 from inception_deploy.compare import reference_of_bundle
 from inception_deploy.engines import ENGINES, Engine
+from inception_deploy.equalise import with_scales
 from inception_deploy.errors import StageError
 from inception_deploy.fuse import rewritings
 from inception_deploy.golden import record_golden
@@ -129,12 +131,12 @@ class Garden:
         )
 
     def fused(self, exported: onnx.ModelProto) -> onnx.ModelProto:
-        """What the rewrites of this target make of a graph, unproven."""
+        """What the rewrites of this target make of a graph, and the bundle's factors; unproven."""
         model = exported
         rewrites = TARGETS.get(str(self.bundle.manifest["target"])).rewrites(self.precision)
         for turn in rewritings(exported, rewrites, keep=self.blocks):
             model = turn.model
-        return model
+        return with_scales(model, ChannelScales.of(self.deployed))
 
     @cached_property
     def _recipe(self) -> Recipe:
