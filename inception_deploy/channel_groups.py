@@ -15,6 +15,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from inception_deploy.graphs import attribute
 from inception_deploy.outline import outlined
 
 __all__ = ["FIXED", "Groups", "absorbing", "channel_groups"]
@@ -44,7 +45,7 @@ def absorbing(model: onnx.ModelProto) -> Mapping[str, onnx.NodeProto]:
         if node.op_type in ("Conv", "Gemm")
         and node.input[0] not in stored
         and stored.issuperset(filter(None, node.input[1:]))
-        and not _attribute(node, "transA", 0)
+        and not attribute(node, "transA")
     }
 
 
@@ -109,7 +110,7 @@ class _Walk:
             self.found[output] = groups
         elif self._concatenates(node, read) and count == self._width(read):
             self.found[output] = np.concatenate([self.found[name] for name in read])
-        elif node.op_type == "Split" and _attribute(node, "axis", 0) == 1:
+        elif node.op_type == "Split" and attribute(node, "axis") == 1:
             ends = np.cumsum([self.channels.get(name, 0) for name in node.output])
             self.found |= zip(node.output, np.split(groups, ends[:-1]), strict=True)
         else:
@@ -135,7 +136,7 @@ class _Walk:
 
     def _concatenates(self, node: onnx.NodeProto, read: Sequence[str]) -> bool:
         whole = len(read) == len(node.input)
-        return node.op_type == "Concat" and whole and _attribute(node, "axis", 0) == 1
+        return node.op_type == "Concat" and whole and attribute(node, "axis") == 1
 
     def _width(self, tensors: Sequence[str]) -> int:
         return sum(len(self.found[name]) for name in tensors)
@@ -155,7 +156,3 @@ class _Walk:
         for members in nx.connected_components(links):
             named[list(members)] = min(members)  # `FIXED` where it is one of them
         return {name: named[groups] for name, groups in self.found.items()}
-
-
-def _attribute(node: onnx.NodeProto, name: str, default: int) -> int:
-    return next((int(a.i) for a in node.attribute if a.name == name), default)

@@ -19,7 +19,7 @@ import onnx
 from numpy.typing import NDArray
 
 from inception_deploy.errors import StageError
-from inception_deploy.graphs import METADATA_PREFIX, set_metadata
+from inception_deploy.graphs import METADATA_PREFIX, metadata, set_metadata
 
 __all__ = ["KEY", "STEPS", "ChannelScales"]
 
@@ -72,8 +72,7 @@ class ChannelScales:
         }
         vectors = [base64.b64encode(vector).decode("ascii") for vector in places]
         text = json.dumps({"steps": STEPS, "vectors": vectors, "tensors": tensors})
-        known = {entry.key: entry.value for entry in model.metadata_props}
-        set_metadata(model, {**known, KEY: text})
+        set_metadata(model, {**metadata(model), KEY: text})
 
     @classmethod
     def of(cls, model: onnx.ModelProto) -> ChannelScales:
@@ -82,7 +81,7 @@ class ChannelScales:
         Raises:
             StageError: it cannot be read.
         """
-        text = next((e.value for e in model.metadata_props if e.key == KEY), None)
+        text = metadata(model).get(KEY)
         if text is None:
             return cls()
         try:

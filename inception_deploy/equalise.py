@@ -24,7 +24,7 @@ from inception_deploy.artifact import Applied, Artifact, StageRecord, model_dige
 from inception_deploy.channel_groups import FIXED, absorbing, channel_groups
 from inception_deploy.channel_scales import STEPS, ChannelScales
 from inception_deploy.errors import StageError
-from inception_deploy.graphs import fits_float32, tensor_names
+from inception_deploy.graphs import attribute, fits_float32
 from inception_deploy.progress import Progress, SilentProgress
 from inception_deploy.proof import FP32_BOUND, prove
 
@@ -150,7 +150,6 @@ def with_scales(model: onnx.ModelProto, scales: ChannelScales) -> onnx.ModelProt
 def _check(model: onnx.ModelProto, scales: ChannelScales) -> None:
     """Raises `StageError` unless `scales` scale whole groups, and the same everywhere."""
     groups = channel_groups(model)
-    present = tensor_names(model)
     known: dict[int, int] = {FIXED: 0}
     for tensor, members in groups.items():
         exponents = scales.exponents.get(tensor, np.zeros(len(members), np.uint8))
@@ -164,7 +163,7 @@ def _check(model: onnx.ModelProto, scales: ChannelScales) -> None:
                     f"{STAGE}: a channel of '{tensor}' has another factor than what it is "
                     "computed from or summed with"
                 )
-    unknown = set(scales.exponents) - present
+    unknown = scales.exponents.keys() - groups.keys()
     if unknown:
         raise StageError(f"{STAGE}: there is no tensor '{min(unknown)}' to scale")
 
@@ -178,8 +177,7 @@ def _factors(
     """What each weight is multiplied by, float64, in a shape that broadcasts to that of weights."""
     if node.op_type == "Gemm":  # what it puts out is never scaled
         assert read is not None
-        turned = any(a.name == "transB" and a.i for a in node.attribute)
-        return 1 / read.reshape((1, -1) if turned else (-1, 1))
+        return 1 / read.reshape((1, -1) if attribute(node, "transB") else (-1, 1))
     rows, columns = shape[:2]
     factors = np.ones((rows, columns))
     if read is not None:

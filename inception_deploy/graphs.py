@@ -31,6 +31,7 @@ from inception_deploy.outline import (
 __all__ = [
     "METADATA_PREFIX",
     "absorb",
+    "attribute",
     "close_graph",
     "constant_values",
     "fits_float32",
@@ -39,6 +40,7 @@ __all__ = [
     "is_op",
     "is_output",
     "map_constant",
+    "metadata",
     "numbered",
     "open_graph",
     "producer",
@@ -157,9 +159,20 @@ def _line(error: Exception) -> str:
     return lines[0] if lines else type(error).__name__
 
 
+def metadata(model: onnx.ModelProto) -> dict[str, str]:
+    """What the metadata of `model` says, by key."""
+    return {entry.key: entry.value for entry in model.metadata_props}
+
+
 def set_metadata(model: onnx.ModelProto, entries: dict[str, str]) -> None:
     """Replace the metadata of `model` (in place); keys are sorted, so that order says nothing."""
     onnx.helper.set_model_props(model, dict(sorted(entries.items())))
+
+
+def attribute(node: onnx.NodeProto, name: str) -> Any:
+    """An attribute's value; None where the node does not state it."""
+    found = (a for a in node.attribute if a.name == name)
+    return next(map(onnx.helper.get_attribute_value, found), None)
 
 
 def tensor_names(model: onnx.ModelProto) -> set[str]:

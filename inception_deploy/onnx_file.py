@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from inception_deploy.engines import ENGINES, Session
 from inception_deploy.errors import CheckpointError, RecipeError
+from inception_deploy.graphs import metadata
 from inception_deploy.networks.base import InceptionNetwork
 
 __all__ = ["OnnxNetwork", "block_tensors", "read_onnx", "recorded"]
@@ -100,7 +101,7 @@ def _in_training(model: onnx.ModelProto) -> str | None:
 
 def recorded(model: onnx.ModelProto, key: str) -> object | None:
     """The JSON value that an export of this tool left in the metadata under `key`."""
-    found = {entry.key: entry.value for entry in model.metadata_props}.get(key)
+    found = metadata(model).get(key)
     return None if found is None else json.loads(found)
 
 

@@ -25,7 +25,7 @@ from onnx import TensorProto, helper, numpy_helper
 from inception_deploy.artifact import Applied, Artifact, StageRecord, model_digest
 from inception_deploy.dataset import Batch
 from inception_deploy.errors import DataError, StageError
-from inception_deploy.graphs import METADATA_PREFIX, close_graph, open_graph, set_metadata
+from inception_deploy.graphs import METADATA_PREFIX, close_graph, metadata, open_graph, set_metadata
 from inception_deploy.preprocess import Preprocessing
 from inception_deploy.progress import Progress, SilentProgress
 from inception_deploy.proof import FP32_BOUND, prove
@@ -59,9 +59,8 @@ def take_pixels(
     started = time.perf_counter()
     with listener.stage("pixels"):
         model = with_pixel_input(artifact.model, preprocessing, layout)
-        known = {entry.key: entry.value for entry in model.metadata_props}
         taken = json.dumps({"dtype": "uint8", "layout": layout})
-        set_metadata(model, {**known, f"{METADATA_PREFIX}input": taken})
+        set_metadata(model, {**metadata(model), f"{METADATA_PREFIX}input": taken})
     golden = replace(artifact.golden, pixels=pixels)
     proof = prove(model, golden, bound=FP32_BOUND, stage="pixels", progress=progress)
     record = StageRecord(

@@ -10,6 +10,7 @@ import onnx
 
 from inception_deploy.artifact import opset_of
 from inception_deploy.bundle import MANIFEST, Bundle, file_digest
+from inception_deploy.graphs import metadata
 from inception_deploy.preprocess import Preprocessing
 
 __all__ = ["Check", "verify"]
@@ -69,14 +70,13 @@ def _graphs(bundle: Bundle) -> Iterator[Check]:
             None if opset == facts["opset"] else f"is {opset}, manifest says {facts['opset']}",
         )
         if role == "graph":
-            metadata = {p.key: p.value for p in model.metadata_props}
-            yield from _metadata(bundle, metadata)
+            yield from _metadata(bundle, metadata(model))
 
 
-def _metadata(bundle: Bundle, metadata: dict[str, str]) -> Iterator[Check]:
+def _metadata(bundle: Bundle, told: dict[str, str]) -> Iterator[Check]:
     """The preprocessing in the graph is what serving code will use: it must be the manifest's."""
     subject = "preprocessing in the graph's metadata"
-    text = metadata.get("inception_deploy.preprocessing")
+    text = told.get("inception_deploy.preprocessing")
     if text is None:
         yield Check(subject, "is missing")
         return

@@ -21,6 +21,7 @@ from inception_deploy.bundle import Bundle
 from inception_deploy.compare import reference_of_bundle
 from inception_deploy.errors import BadInput, InceptionDeployError
 from inception_deploy.gate.verdict import Check
+from inception_deploy.graphs import metadata
 from inception_deploy.pipeline import reference_of
 from inception_deploy.preprocess import Preprocessing
 from inception_deploy.ranges import Ranges
@@ -115,7 +116,7 @@ def _interface(bundle: Bundle, model: onnx.ModelProto) -> str | None:
     size = bundle.preprocessing.size
     if golden.inputs.shape[1:] != (3, size, size):
         return f"golden inputs are {golden.inputs.shape[1:]}, the preprocessing gives {size} pixels"
-    told = {p.key: p.value for p in model.metadata_props}.get("inception_deploy.class_names")
+    told = metadata(model).get("inception_deploy.class_names")
     if told is not None and names is not None and tuple(json.loads(told)) != names:
         return "class names in the graph's metadata differ from the manifest's"
     return None

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from inception_deploy.artifact import FloatArray, Golden
 from inception_deploy.bundle import Bundle
 from inception_deploy.errors import DataError, InceptionDeployError
-from inception_deploy.graphs import METADATA_PREFIX
+from inception_deploy.graphs import METADATA_PREFIX, metadata
 from inception_deploy.images import GOLDEN_IMAGES, UNLABELLED_IMAGES, ImageSet, choose_images
 from inception_deploy.locate.findings import Finding, Place, Transition
 from inception_deploy.preprocess import Interpolation, Preprocessing
@@ -85,7 +85,7 @@ def check_preprocessing(
 def _metadata(bundle: Bundle) -> Iterator[Finding]:
     """Where the graphs say another preprocessing than the manifest."""
     for file in (bundle.reference, bundle.model):
-        entries = {e.key: e.value for e in onnx.load(file, load_external_data=False).metadata_props}
+        entries = metadata(onnx.load(file, load_external_data=False))
         said = entries.get(f"{METADATA_PREFIX}preprocessing")
         if said is None:
             continue

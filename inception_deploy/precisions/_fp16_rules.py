@@ -10,13 +10,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import onnx
-from onnx import helper
 
 from inception_deploy.artifact import FloatArray
+from inception_deploy.graphs import attribute
 from inception_deploy.ranges import TensorRange
 
 __all__ = ["CONTRACTIONS", "LIMIT", "UNIT", "NodeFacts", "reason"]
@@ -238,7 +237,7 @@ def _summed_axes(node: onnx.NodeProto, position: int, rank: int) -> tuple[int, .
     if node.op_type == "ConvTranspose":
         return (0, *range(2, rank))
     if node.op_type == "Gemm":
-        transposed = _attribute(node, "transB" if position == 1 else "transA") == 1
+        transposed = attribute(node, "transB" if position == 1 else "transA") == 1
         return (1,) if transposed == (position == 1) else (0,)
     if rank == 1:
         return (0,)
@@ -247,7 +246,7 @@ def _summed_axes(node: onnx.NodeProto, position: int, rank: int) -> tuple[int, .
 
 def _mean_count(facts: NodeFacts) -> int | None:
     """How many values one output value sums; None where the shapes do not say."""
-    kernel = _attribute(facts.node, "kernel_shape")
+    kernel = attribute(facts.node, "kernel_shape")
     if kernel is not None:
         return int(np.prod(kernel))
     before = facts.elements.get(facts.inputs[0])
@@ -255,13 +254,7 @@ def _mean_count(facts: NodeFacts) -> int | None:
     return before // after if before and after else None
 
 
-def _attribute(node: onnx.NodeProto, name: str) -> Any:
-    """An attribute's value; None where the node does not state it."""
-    found = (a for a in node.attribute if a.name == name)
-    return next(map(helper.get_attribute_value, found), None)
-
-
 def _number(node: onnx.NodeProto, name: str) -> float:
     """A factor, 1 where the node does not state it."""
-    value = _attribute(node, name)
+    value = attribute(node, name)
     return 1.0 if value is None else float(value)
