@@ -22,7 +22,7 @@ LAYOUTS = (4, 2)
 """How many layouts a measurement has, the more the better; even, so that each candidate is loaded
 early as often as late."""
 LAYOUT_ROUNDS = 2
-"""At least so many rounds are expected in each of them."""
+"""At least so many rounds are expected in each of them, and made even when time has run out."""
 RELOAD_SHARE = 0.5
 """Loading anew takes at most this share of the measurement beside it."""
 
@@ -57,6 +57,9 @@ def alternate(
 ) -> None:
     """Rounds of blocks, at least `MIN_ROUNDS`, until `seconds` of them have passed.
 
+    A machine that stalls can use up the time of layouts to come: they have `LAYOUT_ROUNDS` rounds
+    all the same, because what was measured is averaged over all of them.
+
     Raises:
         StageError: a candidate failed.
     """
@@ -68,7 +71,8 @@ def alternate(
             if layout:
                 _lay_out_anew(trials if layout % 2 == 0 else trials[::-1])
             part = (layout + 1) / count
-            while done < int(MIN_ROUNDS * part) or spent < seconds * part:
+            least = max(done + LAYOUT_ROUNDS, int(MIN_ROUNDS * part))
+            while done < least or spent < seconds * part:
                 started = clock()
                 yield done
                 spent += clock() - started

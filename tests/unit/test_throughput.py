@@ -6,6 +6,7 @@ import gc
 import itertools
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -278,6 +279,26 @@ def test_layouts_are_as_many_as_there_is_time_for(seconds, load, layouts, rounds
     assert {row.layouts for row in found.rows} == {layouts}
     assert all(abs(row.rounds - rounds) <= 2 for row in found.rows)
     assert len(memory.loads) == 2 * layouts
+
+
+@pytest.mark.parametrize("stall", [1.2, 2.1, 30.0])
+def test_a_stall_takes_no_layout_its_rounds(stall):
+    """A busy machine: the time of the layouts to come is spent when the first one ends."""
+    world = World()
+    memory = Memory(world, 0.0, 0.0)
+    pair = [memory.candidate(name, 0.01) for name in "ab"]
+    stalled, once = pair[1].run, [stall]
+
+    def run(inputs: np.ndarray) -> None:
+        stalled(inputs)
+        if len(world.log) > 200 and once:
+            world.now += once.pop()
+
+    found = world.measure(pair[0], replace(pair[1], run=run), seconds=2)
+    assert not once
+    assert {row.layouts for row in found.rows} == {4}
+    assert all(row.rounds >= 4 * turns.LAYOUT_ROUNDS for row in found.rows)
+    assert found.ratios[0].ratio == pytest.approx(1)
 
 
 # ---------------------------------------------------------------- warm-up and noise
