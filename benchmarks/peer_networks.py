@@ -16,6 +16,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from benchmarks.torchvision_operators import provide_operators
+
 __all__ = [
     "Origin",
     "Sample",
@@ -29,14 +31,7 @@ __all__ = [
     "torchvision_inception_v3",
 ]
 
-# torchvision's compiled operators may belong to another torch build than a CPU one from the
-# registry; its Python import only needs their schemas to exist. Kept alive with the module.
-_TORCHVISION_OPS = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
-for _name in ("nms", "qnms"):
-    if not hasattr(torch.ops.torchvision, _name):
-        _TORCHVISION_OPS.define(  # type: ignore[no-untyped-call]
-            f"{_name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
-        )
+provide_operators()
 
 
 @torch.no_grad()

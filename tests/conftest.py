@@ -1,4 +1,4 @@
-"""Shared set-up: torchvision's operators declared before anything imports it; a cache that ends."""
+"""Shared set-up: torchvision's operators before anything imports it; a cache that ends."""
 
 from __future__ import annotations
 
@@ -9,14 +9,9 @@ import pytest
 import torch
 from hypothesis import settings
 
-# torchvision's compiled operators belong to another torch build than a CPU one from the registry;
-# its Python import only needs their schemas to exist. Kept alive for the whole session.
-_TORCHVISION_OPS = torch.library.Library("torchvision", "FRAGMENT")
-for _name in ("nms", "qnms"):
-    if not hasattr(torch.ops.torchvision, _name):
-        _TORCHVISION_OPS.define(
-            f"{_name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
-        )
+from benchmarks.torchvision_operators import provide_operators
+
+provide_operators()
 
 # one thread: these networks are small, and idle threads of PyTorch and ONNX Runtime spin against
 # each other on few cores
