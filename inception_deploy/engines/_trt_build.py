@@ -157,7 +157,8 @@ class _Build:
         plan = self._built(builder, network, config, progress)
         if cache is None or self.options.timing_cache_sha256 is not None:
             return plan, None
-        return plan, bytes(config.get_timing_cache().serialize())
+        timings = config.get_timing_cache()
+        return plan, bytes(timings.serialize())
 
     def _parse(self, parser: Any) -> None:
         if parser.parse(self.graph):
