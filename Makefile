@@ -4,12 +4,11 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help demo install dev test test-full test-builds test-gpu bench-gpu lint train clean
+.PHONY: help demo install dev test test-full test-gpu bench-gpu lint train clean
 
 help:
 	@echo "make demo       export the embedded network to FP16, verify it, classify images"
 	@echo "make test       the test suite              make test-full  every network at native size"
-	@echo "make test-builds  TensorRT-RTX engines of every network, format and batch, built without a GPU"
 	@echo "make lint       ruff and mypy --strict      make test-gpu   tests that need a GPU"
 	@echo "make bench-gpu  the large networks on an NVIDIA card, 10 minutes at most (docs/bench.md)"
 	@echo "make train      retrain the embedded reference networks (see docs/embedded.md)"
@@ -34,13 +33,10 @@ demo: install
 	$(BIN)/inception-deploy predict build/demo build/images --top 2
 
 test: dev
-	$(BIN)/python -m pytest -q -m "not device and not full and not builds" -n auto --maxprocesses 4 --dist loadfile
+	$(BIN)/python -m pytest -q -m "not device and not full" -n auto --maxprocesses 4 --dist loadfile
 
 test-full: dev
 	$(BIN)/python -m pytest -q -m full
-
-test-builds: dev
-	$(BIN)/python -m pytest -q -m builds
 
 test-gpu:
 	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m pytest -q -m device

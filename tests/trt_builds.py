@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
+import onnx
 from small_graphs import observe_on
 from small_networks import exported, images
 
@@ -15,6 +17,7 @@ from inception_deploy.engines._trt_build import Built, build
 from inception_deploy.engines._trt_inspect import kernels_of_log, precisions
 from inception_deploy.engines._trt_library import RTX
 from inception_deploy.fuse import rewrite
+from inception_deploy.fusions import FUSIONS
 from inception_deploy.precisions import PRECISIONS, Lowering
 from inception_deploy.precisions.int8 import Int8
 from inception_deploy.progress import SilentProgress
@@ -44,11 +47,20 @@ class Outcome:
     strays: list[str]
 
 
+@lru_cache(maxsize=4)
+def rewritten(network: str, rewrites: tuple[str, ...]) -> onnx.ModelProto:
+    """A small network after these rewrites. Not to be changed: the next precision takes it, too."""
+    model = exported(network).model
+    for name in rewrites:
+        model, _, _ = rewrite(model, FUSIONS.get(name))
+    return model
+
+
+@lru_cache(maxsize=4)
 def lowered(network: str, precision: str) -> Lowering:
     """A small network lowered for TensorRT; integers however few its channels are."""
-    model = exported(network).model
-    for fusion in TARGET.rewrites(precision):  # type: ignore[arg-type]
-        model, _, _ = rewrite(model, fusion)
+    rewrites = TARGET.rewrites(precision)  # type: ignore[arg-type]
+    model = rewritten(network, tuple(fusion.name for fusion in rewrites))
     found: Any = PRECISIONS.get(precision).at(TARGET.placement)
     if isinstance(found, Int8):  # an eighth of the width leaves few convolutions 16 channels
         found = replace(found, placement=replace(found.placement, least_channels=1))
