@@ -6,27 +6,16 @@ captured as a CUDA graph by the first run, and replayed from then on.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from contextlib import nullcontext
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from inception_deploy.engines._cuda_host import FIRST_RUN, Array, stage
 from inception_deploy.tf32 import without_tf32
 
-__all__ = ["FIRST_RUN", "CudaLane", "stage"]
-
-Array: TypeAlias = NDArray[Any]
-
-FIRST_RUN = threading.RLock()
-"""Held while a session loads, and from a shape's first allocation to the end of its capture.
-
-The threads of a process share one device. While one of them captures, another must neither wait
-for the whole device, which PyTorch does before each capture and libraries do while they load, nor
-begin a capture of its own. Replays need no lock.
-"""
+__all__ = ["CudaLane"]
 
 
 class CudaLane:
@@ -90,15 +79,3 @@ class CudaLane:
         taken = [1e-3 * before.elapsed_time(after) for before, after in pairs]
         seconds = dict(zip(("h2d", "compute", "d2h"), taken, strict=True))
         return np.array(self._back.numpy()), seconds
-
-
-def stage(torch: Any, host: Any, values: Array) -> None:
-    """Copy into pinned memory, before anything is timed by the device's clock.
-
-    PyTorch copies on all its threads and NumPy on one, which takes longer for a large batch than
-    the kernels do; but PyTorch has no read-only tensors.
-    """
-    if values.flags.writeable and values.flags.c_contiguous:
-        host.copy_(torch.from_numpy(values))
-    else:
-        np.copyto(host.numpy(), values)

@@ -17,7 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from inception_deploy.engines._cuda_lane import FIRST_RUN, CudaLane
+from inception_deploy.engines._cuda_host import FIRST_RUN
+from inception_deploy.engines._cuda_lane import CudaLane
 from inception_deploy.engines._inductor_build import here, reason
 from inception_deploy.engines._inductor_facts import Package
 from inception_deploy.engines._recorded import read_recorded

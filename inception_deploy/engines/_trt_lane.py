@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from inception_deploy.engines._cuda_lane import FIRST_RUN, stage
+from inception_deploy.engines._cuda_host import FIRST_RUN, stage
 from inception_deploy.engines.base import Array, TensorSpec
 from inception_deploy.errors import BadInput, StageError
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from inception_deploy.engines._cuda_lane import FIRST_RUN
+from inception_deploy.engines._cuda_host import FIRST_RUN
 from inception_deploy.engines._trt_inspect import kernels_of_json, precisions
 from inception_deploy.engines._trt_kernels import CompiledKernels
 from inception_deploy.engines._trt_lane import Timing, TrtLane

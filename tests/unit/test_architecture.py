@@ -70,6 +70,16 @@ def test_light_imports_stay_light(module: str) -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+def test_an_engine_is_found_without_pytorch() -> None:
+    """Serving takes three seconds and 200 MB more where the look-up imports it on the way."""
+    code = (
+        "import sys; from inception_deploy.engines import ENGINES\n"
+        "ENGINES.get('onnxruntime').availability()\n"
+        "assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_help_is_quick() -> None:
     command = [sys.executable, "-m", "inception_deploy.cli.main", "--help"]
     seconds = []

@@ -16,7 +16,8 @@ import pytest
 import torch
 import torch._inductor
 
-from inception_deploy.engines._cuda_lane import FIRST_RUN, CudaLane
+from inception_deploy.engines._cuda_host import FIRST_RUN
+from inception_deploy.engines._cuda_lane import CudaLane
 
 COMPUTE = 7.0
 
