@@ -25,7 +25,8 @@ class Flavour:
         name: of the engine, as asked for with --target.
         title: for messages.
         module: Python's name of it.
-        oldest: the first version whose strongly typed networks are complete.
+        oldest: the first version that is supported.
+        because: what is missing from those before it.
         ahead: builds for GPUs that are not here.
     """
 
@@ -33,6 +34,7 @@ class Flavour:
     title: str
     module: str
     oldest: tuple[int, int]
+    because: str
     ahead: bool
 
     @property
@@ -55,14 +57,16 @@ class Flavour:
         if version < self.oldest:
             least = ".".join(map(str, self.oldest))
             raise MissingDependency(
-                f"{self.title} {module.__version__} is older than {least}, whose strongly typed "
-                f"networks are complete; run: pip install '{self.name}>={least}'"
+                f"{self.title} {module.__version__} is older than {least} ({self.because}); "
+                f"run: pip install '{self.name}>={least}'"
             )
         return module
 
 
-TENSORRT = Flavour("tensorrt", "TensorRT", "tensorrt", (10, 12), ahead=False)
-RTX = Flavour("tensorrt-rtx", "TensorRT-RTX", "tensorrt_rtx", (1, 0), ahead=True)
+_INCOMPLETE = "its strongly typed networks are incomplete"
+_TOLD_BY_A_GPU = "without a GPU it builds for one target only, and does not say what it built"
+TENSORRT = Flavour("tensorrt", "TensorRT", "tensorrt", (10, 12), _INCOMPLETE, ahead=False)
+RTX = Flavour("tensorrt-rtx", "TensorRT-RTX", "tensorrt_rtx", (1, 6), _TOLD_BY_A_GPU, ahead=True)
 
 
 @dataclass(frozen=True)

@@ -28,9 +28,6 @@ __all__ = ["ENGINES", "TorchInductor"]
 
 FILE = "model.pt2"
 
-_OLDEST = (2, 7)
-"""Its loader is the first that leaves out the events of concurrent runs (`run_single_threaded`),
-which a CUDA graph cannot hold."""
 _REMEDY = "pip install 'torch>=2.7'"
 _NO_COMPILER = "no C++ compiler: packages can be run here, not compiled"
 _COMPILER_REMEDY = "apt-get install g++ (or name a C++ compiler in the environment variable CXX)"
@@ -53,10 +50,6 @@ class TorchInductor(Engine):
         except (ImportError, AttributeError):
             return Availability(None, remedy=_REMEDY, detail=f"no AOTInductor; run: {_REMEDY}")
         version, cuda = str(torch.__version__), torch.cuda.is_available()
-        if tuple(int(part) for part in version.split(".")[:2]) < _OLDEST:
-            least = ".".join(map(str, _OLDEST))
-            detail = f"PyTorch {version} is older than {least}; run: {_REMEDY}"
-            return Availability(None, remedy=_REMEDY, detail=detail)
         devices = ("CPU", "CUDA") if cuda else ("CPU",)
         compiler = _compiler()
         if compiler is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import replace
@@ -274,7 +275,13 @@ def test_every_tensor_keeps_its_name_and_its_values(kind: str) -> None:
 
 
 def run(model: onnx.ModelProto, names: list[str], x: np.ndarray) -> list[np.ndarray]:
-    return [np.asarray(v, np.float64) for v in ReferenceEvaluator(model).run(names, {"input": x})]
+    spelled = copy.deepcopy(model)
+    for node in spelled.graph.node:  # before onnx 1.23 the evaluator pads where VALID says not to
+        for attribute in node.attribute:
+            if attribute.s == b"VALID":
+                attribute.s = b"NOTSET"
+    found = ReferenceEvaluator(spelled).run(names, {"input": x})
+    return [np.asarray(value, np.float64) for value in found]
 
 
 @pytest.mark.parametrize("kind", MOVES)

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -21,7 +22,7 @@ from inception_deploy.engines import ENGINES
 from inception_deploy.engines._recorded import read_recorded
 from inception_deploy.engines._trt_build import build, check_options
 from inception_deploy.engines._trt_cache import VARIABLE
-from inception_deploy.engines._trt_library import RTX, TENSORRT, Flavour, driver_problem
+from inception_deploy.engines._trt_library import RTX, TENSORRT, driver_problem
 from inception_deploy.engines._trt_session import explained
 from inception_deploy.engines.tensorrt import Tensorrt
 from inception_deploy.errors import BadInput, MissingDependency, StageError
@@ -139,14 +140,15 @@ def test_tensorrt_builds_where_its_gpu_is() -> None:
         check_options(TENSORRT, BuildOptions())
 
 
+MISSING = replace(RTX, name="nothing-here", module="nothing_here")
+
+
 def test_a_library_that_is_missing_or_too_old() -> None:
     with pytest.raises(MissingDependency, match="pip install nothing-here"):
-        Flavour("nothing-here", "Nothing", "nothing_here", (1, 0), ahead=True).load()
-    future = Flavour("tensorrt-rtx", "TensorRT-RTX", "tensorrt_rtx", (99, 0), ahead=True)
-    with pytest.raises(MissingDependency, match=r"is older than 99\.0"):
-        future.load()
-    missing = Tensorrt(Flavour("nothing-here", "Nothing", "nothing_here", (1, 0), ahead=True))
-    assert missing.availability().remedy == "pip install nothing-here"
+        MISSING.load()
+    with pytest.raises(MissingDependency, match=r"older than 99\.0 \(it is no good\); run: pip"):
+        replace(RTX, oldest=(99, 0), because="it is no good").load()
+    assert Tensorrt(MISSING).availability().remedy == "pip install nothing-here"
 
 
 @no_gpu

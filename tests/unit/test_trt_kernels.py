@@ -15,7 +15,7 @@ import pytest
 from inception_deploy.engines import _trt_session
 from inception_deploy.engines._trt_cache import VARIABLE
 from inception_deploy.engines._trt_kernels import CompiledKernels
-from inception_deploy.engines._trt_library import Gpu
+from inception_deploy.engines._trt_library import RTX, Gpu
 from inception_deploy.engines._trt_session import TensorrtSession, Timing
 
 GPU = Gpu("RTX 4090", 89)
@@ -149,7 +149,7 @@ class Session(TensorrtSession):
     """As after `load`: the rest of that needs a GPU."""
 
     def __init__(self, made: CompiledKernels | None) -> None:
-        super().__init__(_trt_session.Flavour("n", "N", "n", (1, 0), ahead=True), lambda: b"")
+        super().__init__(RTX, lambda: b"")
         self._kernels = made
 
 
