@@ -13,12 +13,14 @@ import os
 import shutil
 import sys
 import time
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import onnx
 
 from inception_deploy.build_options import BatchProfile, BuildOptions
 from inception_deploy.engines._as_written import AsWritten
+from inception_deploy.engines._cuda_toolkit import compiling_for_cuda, find_headers, remedy
 from inception_deploy.engines._recorded import exported_with
 from inception_deploy.engines.base import Availability, Compiled, Engine, Network, Session
 from inception_deploy.errors import BadInput, MissingDependency
@@ -31,8 +33,7 @@ FILE = "model.pt2"
 _REMEDY = "pip install 'torch>=2.7'"
 _NO_COMPILER = "no C++ compiler: packages can be run here, not compiled"
 _COMPILER_REMEDY = "apt-get install g++ (or name a C++ compiler in the environment variable CXX)"
-_NO_HEADERS = "no CUDA headers (cuda.h): packages can be run here, not compiled for the GPU"
-_HEADERS_REMEDY = "apt-get install cuda-toolkit (or name its folder in the variable CUDA_HOME)"
+_NO_HEADERS = "CUDA's headers are incomplete: packages can be run here, not compiled for the GPU"
 _NO_TRITON = "no Triton, which compiles the GPU's kernels: packages can be run here, not compiled"
 _TRITON_REMEDY = "pip install triton"
 
@@ -54,8 +55,8 @@ class TorchInductor(Engine):
         compiler = _compiler()
         if compiler is None:
             return Availability(version, devices, _COMPILER_REMEDY, _NO_COMPILER)
-        if cuda and not _cuda_header().is_file():
-            return Availability(version, devices, _HEADERS_REMEDY, _NO_HEADERS)
+        if cuda and find_headers(torch.version.cuda) is None:
+            return Availability(version, devices, remedy(torch.version.cuda), _NO_HEADERS)
         if cuda and importlib.util.find_spec("triton") is None:
             return Availability(version, devices, _TRITON_REMEDY, _NO_TRITON)
         return Availability(version, devices, detail=f"{devices[-1]}, compiled with {compiler}")
@@ -124,7 +125,7 @@ class TorchInductor(Engine):
         names = graph.input[0].name, graph.output[0].name
         batch, path = batch or BatchProfile(), directory / FILE
         started = time.perf_counter()
-        with (progress or SilentProgress()).stage("compile with AOTInductor"):
+        with (progress or SilentProgress()).stage("compile with AOTInductor"), _headers():
             package = compile_network(network, batch, names, path)
         return Compiled(
             files=(path,),
@@ -149,12 +150,15 @@ def _compiler() -> str | None:
     return named if shutil.which(named) else None
 
 
-def _cuda_header() -> Path:
-    """Where AOTInductor looks for CUDA's: `_find_cuda_home` of torch/utils/cpp_extension.py."""
-    nvcc = shutil.which("nvcc")
-    found = Path(nvcc).parents[1] if nvcc else Path("/usr/local/cuda")
-    named = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
-    return (Path(named) if named else found) / "include" / "cuda.h"
+def _headers() -> AbstractContextManager[None]:
+    """Around a compilation; what `availability` asked for is there."""
+    torch, compiler = importlib.import_module("torch"), _compiler()
+    if not torch.cuda.is_available():
+        return nullcontext()
+    home = find_headers(torch.version.cuda)
+    assert home is not None
+    assert compiler is not None
+    return compiling_for_cuda(home, compiler)
 
 
 ENGINES = (TorchInductor(),)
