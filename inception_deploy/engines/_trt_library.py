@@ -64,9 +64,9 @@ class Flavour:
 
 
 _INCOMPLETE = "its strongly typed networks are incomplete"
-_TOLD_BY_A_GPU = "without a GPU it builds for one target only, and does not say what it built"
+_UNBUILT = "it does not build every INT8 graph for GPUs that are not here"
 TENSORRT = Flavour("tensorrt", "TensorRT", "tensorrt", (10, 12), _INCOMPLETE, ahead=False)
-RTX = Flavour("tensorrt-rtx", "TensorRT-RTX", "tensorrt_rtx", (1, 6), _TOLD_BY_A_GPU, ahead=True)
+RTX = Flavour("tensorrt-rtx", "TensorRT-RTX", "tensorrt_rtx", (1, 7), _UNBUILT, ahead=True)
 
 
 @dataclass(frozen=True)
