@@ -17,6 +17,7 @@ from typing import Any
 
 import click
 
+from benchmarks.environments import environments_table
 from benchmarks.gpu_table import gpu_table
 from benchmarks.rounding import rounding_table
 from benchmarks.speed_tables import (
@@ -34,6 +35,7 @@ RESULTS = ROOT / "benchmarks" / "results"
 DOCUMENTS = (
     ROOT / "README.md",
     ROOT / "docs" / "bench.md",
+    ROOT / "docs" / "versions.md",
     ROOT / "docs" / "decisions" / "009-weights-by-what-is-read.md",
 )
 
@@ -115,6 +117,7 @@ _SECTIONS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "contenders": contenders_table,
     "rounding": rounding_table,
     "gpu": gpu_table,
+    "environments": environments_table,
 }
 """Name of a marked place, and of its file in benchmarks/results → how it is written."""
 

@@ -18,6 +18,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from inception_deploy.errors import StageError
+
 __all__ = ["compiling_for_cuda", "find_headers", "remedy"]
 
 _FROM_WHEELS = ("cuda.h", "crt/host_defines.h", "nv/target")
@@ -59,16 +61,26 @@ def remedy(cuda: str) -> str:
 def compiling_for_cuda(home: Path, compiler: str) -> Iterator[None]:
     """What PyTorch's builder and the C++ compiler read from the environment, as long as it lasts.
 
+    It is the environment of the whole process.
+
     Args:
         home: from `find_headers`.
         compiler: of C++, which links.
+
+    Raises:
+        StageError: the compiler does not link an empty library.
     """
     # asked for once, when it is imported
     extension: Any = importlib.import_module("torch.utils.cpp_extension")
     before = extension.CUDA_HOME
     with tempfile.TemporaryDirectory() as folder:
         stub = ("-shared", "-x", "c++", os.devnull, "-Wl,-soname,libcuda.so.1")
-        subprocess.run([compiler, *stub, "-o", str(Path(folder, "libcuda.so"))], check=True)
+        linking = [compiler, *stub, "-o", str(Path(folder, "libcuda.so"))]
+        linked = subprocess.run(linking, capture_output=True, text=True, check=False)
+        if linked.returncode:
+            raise StageError(
+                f"{compiler} links no library: {' '.join(linked.stderr.split())[:200]}"
+            )
         searched = os.pathsep.join(filter(None, (os.environ.get("LIBRARY_PATH"), folder)))
         extension.CUDA_HOME = str(home)
         try:

@@ -16,6 +16,7 @@ from torch._inductor import cpp_builder
 from torch.utils import cpp_extension
 
 from inception_deploy.engines._cuda_toolkit import compiling_for_cuda, find_headers, remedy
+from inception_deploy.errors import StageError
 
 COMPILER = shutil.which("g++")
 compiles = pytest.mark.skipif(COMPILER is None, reason="no C++ compiler")
@@ -99,6 +100,17 @@ def test_the_drivers_library_links_where_there_is_none(
     assert (dict(os.environ), cpp_extension.CUDA_HOME) == before
     assert not Path(added).exists()
     assert b"libcuda.so.1\0" in built.read_bytes()  # the driver's, when it is loaded
+
+
+def test_a_compiler_that_does_not_link_is_named(tmp_path: Path) -> None:
+    broken = tmp_path / "broken"
+    broken.write_text("#!/bin/sh\necho no linker >&2\nexit 1\n")
+    broken.chmod(0o755)
+    with (
+        pytest.raises(StageError, match="broken links no library: no linker"),
+        compiling_for_cuda(tmp_path, str(broken)),
+    ):
+        pass
 
 
 HOST = """
