@@ -55,10 +55,13 @@ OBJECTS: Mapping[str, Mapping[str, str]] = {
     },
     "lane": {"engine": "ICudaEngine", "context": "IExecutionContext"},
     "library": {"library": _MODULE},
+    "plan": {
+        **{"library": _MODULE, "runtime": "Runtime", "lean": "Runtime"},
+        **{"engine": "ICudaEngine", "refitter": "Refitter", "parser": "OnnxParserRefitter"},
+    },
     "session": {
-        **{"library": _MODULE, "runtime": "Runtime", "inspector": "EngineInspector"},
+        **{"library": _MODULE, "inspector": "EngineInspector"},
         **{"engine": "ICudaEngine", "_engine": "ICudaEngine"},
-        **{"refitter": "Refitter", "parser": "OnnxParserRefitter"},
     },
 }
 """Engine file → what it calls the library's objects → their class ("" is the library itself)."""

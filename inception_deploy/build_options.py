@@ -60,7 +60,8 @@ class BuildOptions:
         timing_cache: file of kernel timings, read and added to.
         timing_cache_sha256: the file must be this one, is only read, and a kernel that it lacks is
             an error; two builds then choose the same kernels.
-        version_compatible: an engine that later versions of the library can load.
+        version_compatible: an engine that later versions can load, with the lean runtime of the one
+            that built it; TensorRT only.
         hardware_compatible: "ampere+" for GPUs from Ampere on, "same" for all of the same compute
             capability, "none" for the very model that built it.
         stripped: leave the weights out of the engine; they are put back from model.onnx when it is

@@ -139,7 +139,11 @@ _BUILD: tuple[tuple[str, dict[str, Any]], ...] = (
     ),
     (
         "--version-compatible",
-        {"is_flag": True, "default": None, "help": "Later library versions can load the engine."},
+        {
+            "is_flag": True,
+            "default": None,
+            "help": "Later versions of TensorRT can load the engine.",
+        },
     ),
     (
         "--hardware-compatible",

@@ -78,15 +78,16 @@ def check_options(flavour: Flavour, options: BuildOptions) -> None:
             f"{flavour.title} builds one engine for several GPUs when they are named; use --sm "
             "80,86,89 in place of --hardware-compatible"
         )
-    for name, wanted in (
-        ("stripped", options.stripped),
-        ("version-compatible", options.version_compatible),
-    ):
-        if wanted and problem is not None:
-            raise BadInput(
-                f"{flavour.title} builds --{name} engines only with a GPU, and there is {problem}; "
-                f"leave out --{name}"
-            )
+    if options.version_compatible:
+        raise BadInput(
+            f"no other version of {flavour.title} loads what this one builds; leave out "
+            "--version-compatible"
+        )
+    if options.stripped and problem is not None:
+        raise BadInput(
+            f"{flavour.title} builds --stripped engines only with a GPU, and there is {problem}; "
+            "leave out --stripped"
+        )
 
 
 def build(
@@ -189,6 +190,8 @@ class _Build:
         for flag, wanted in (
             (flags.TF32, options.tf32),
             (flags.VERSION_COMPATIBLE, options.version_compatible),
+            # or the engine would hold one: code, which no session here runs from an engine
+            (flags.EXCLUDE_LEAN_RUNTIME, options.version_compatible),
             (flags.STRIP_PLAN, options.stripped),
             (flags.REFIT_IDENTICAL, options.stripped),
         ):

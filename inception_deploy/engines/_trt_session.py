@@ -7,8 +7,7 @@ its own. The kernels of a shape are captured as a CUDA graph when it first comes
 from __future__ import annotations
 
 import importlib
-import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +17,12 @@ from inception_deploy.engines._cuda_host import FIRST_RUN
 from inception_deploy.engines._trt_inspect import kernels_of_json, precisions
 from inception_deploy.engines._trt_kernels import CompiledKernels
 from inception_deploy.engines._trt_lane import Timing, TrtLane
-from inception_deploy.engines._trt_library import Flavour, driver_problem, gpus, logger
+from inception_deploy.engines._trt_library import Flavour, driver_problem, gpus
+from inception_deploy.engines._trt_plan import put_back, taken
 from inception_deploy.engines.base import Array, Session, TensorSpec
 from inception_deploy.errors import MissingDependency, StageError
 
-__all__ = ["PlanSource", "TensorrtSession", "Timing", "explained", "require_gpu"]
+__all__ = ["PlanSource", "TensorrtSession", "Timing", "require_gpu"]
 
 PlanSource = Callable[[], bytes]
 
@@ -38,14 +38,6 @@ _DTYPES: Mapping[str, np.dtype[Any]] = {
     "INT64": np.dtype(np.int64),
     "BOOL": np.dtype(np.bool_),
 }
-
-_CAUSES: Sequence[tuple[str, str]] = (
-    (r"driver version is insufficient|no CUDA-capable", "there is no NVIDIA driver here"),
-    (r"version tag|[Ss]erialization.*version|library version", "was built by another version"),
-    (r"[Cc]ompute capability|incompatible.*device|different.*device", "was built for other GPUs"),
-    (r"[Mm]agic|truncat|corrupt|size|read", "is truncated or no engine"),
-)
-"""What TensorRT logs when it does not take a plan → what that means."""
 
 
 def require_gpu(flavour: Flavour) -> Any:
@@ -67,23 +59,6 @@ def require_gpu(flavour: Flavour) -> Any:
             f"{flavour.title} runs on here; run: pip install torch (the CUDA build)"
         )
     return torch
-
-
-def explained(flavour: Flavour, version: str, messages: Sequence[str], here: Sequence[int]) -> str:
-    """One line for a plan that the library did not take, from what it logged.
-
-    Args:
-        here: compute capabilities of the GPUs of this machine, times ten.
-    """
-    text = " ".join(messages)
-    cause = next((said for pattern, said in _CAUSES if re.search(pattern, text)), None)
-    if cause is None:
-        last = " ".join(messages[-1].split())[:200] if messages else "no reason given"
-        return f"{flavour.title} {version} does not load the engine: {last}; export it again"
-    if cause.startswith("there is"):
-        return f"{flavour.title} cannot load the engine: {cause}"
-    sms = ", ".join(f"SM{sm}" for sm in here) or "no GPU"
-    return f"the engine {cause} (here: {flavour.title} {version}, {sms}); export it again here"
 
 
 class TensorrtSession(Session):
@@ -109,8 +84,8 @@ class TensorrtSession(Session):
         self.name = flavour.name
         self._flavour, self._source, self._weights = flavour, source, weights
         self._cuda_graphs = cuda_graphs
-        self._messages: list[str] = []
         self._torch: Any = None
+        self._runtime: Any = None
         self._engine: Any = None
         self._kernels: CompiledKernels | None = None
         self._lanes: list[TrtLane] = []
@@ -135,19 +110,9 @@ class TensorrtSession(Session):
     def _take(self, library: Any, plan: bytes) -> None:
         """What `load` does under the lock: everything that waits for the device, or allocates."""
         self._torch.cuda.synchronize()  # the first call makes the CUDA context of this thread
-        runtime = library.Runtime(logger(library, self._heard))
-        runtime.engine_host_code_allowed = False
-        engine = runtime.deserialize_cuda_engine(plan)
-        if engine is None:
-            here = [gpu.sm for gpu in gpus()]
-            raise StageError(explained(self._flavour, library.__version__, self._messages, here))
+        self._runtime, engine = taken(self._flavour, library, plan)
         if self._weights is not None and engine.refittable:  # built without its weights
-            refitter = library.Refitter(engine, logger(library, self._heard))
-            parser = library.OnnxParserRefitter(refitter, logger(library, self._heard))
-            if not (parser.refit_from_file(str(self._weights)) and refitter.refit_cuda_engine()):
-                raise StageError(
-                    f"{self._weights} does not hold the weights of this engine; export it again"
-                )
+            put_back(library, engine, self._weights)
         self._engine = engine
         if self._flavour.ahead:
             self._kernels = CompiledKernels(library, engine, plan, gpus()[0])
@@ -208,10 +173,7 @@ class TensorrtSession(Session):
             self.not_kept = self._kernels.keep()
         self._lanes.clear()
         self._kernels = self._engine = None
-
-    def _heard(self, severity: str, text: str) -> None:
-        if severity in ("INTERNAL_ERROR", "ERROR"):
-            self._messages.append(text)
+        self._runtime = None  # after all that it made
 
     def _lane(self) -> TrtLane:
         kernels = self._kernels

@@ -23,7 +23,7 @@ from inception_deploy.engines._recorded import read_recorded
 from inception_deploy.engines._trt_build import build, check_options
 from inception_deploy.engines._trt_cache import VARIABLE
 from inception_deploy.engines._trt_library import RTX, TENSORRT, driver_problem
-from inception_deploy.engines._trt_session import explained
+from inception_deploy.engines._trt_plan import explained
 from inception_deploy.engines.tensorrt import Tensorrt
 from inception_deploy.errors import BadInput, MissingDependency, StageError
 from inception_deploy.precisions.int8 import Int8
@@ -213,22 +213,3 @@ def test_what_the_library_says_without_a_driver() -> None:
     assert not runtime.engine_host_code_allowed
     assert runtime.deserialize_cuda_engine(plan) is None
     assert "no NVIDIA driver" in explained(RTX, "1.7.1", said, [])
-
-
-@pytest.mark.parametrize(
-    ("message", "cause"),
-    [
-        (
-            "The plan is not compatible: expecting library version 11.0",
-            "another version",
-        ),
-        ("The engine plan file is generated on an incompatible device", "for other GPUs"),
-        ("Magic tag does not match", "truncated or no engine"),
-        ("something nobody has seen", "something nobody has seen"),
-    ],
-)
-def test_why_a_plan_is_not_taken(message: str, cause: str) -> None:
-    said = explained(TENSORRT, "11.4", [message], [90])
-    assert cause in said
-    assert "export it again" in said
-    assert "\n" not in said

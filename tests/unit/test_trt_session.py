@@ -16,7 +16,7 @@ import fake_cuda
 import numpy as np
 import pytest
 
-from inception_deploy.engines import _trt_session
+from inception_deploy.engines import _trt_plan, _trt_session
 from inception_deploy.engines._trt_library import RTX, TENSORRT, Flavour, Gpu
 from inception_deploy.engines._trt_session import TensorrtSession
 from inception_deploy.errors import BadInput, StageError
@@ -133,7 +133,8 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Any:
     """A machine with a GPU; `engine` is what its plan holds."""
     held = SimpleNamespace(engine=Engine(), said="")
     monkeypatch.setattr(_trt_session, "require_gpu", lambda _flavour: fake_cuda.fake_torch())
-    monkeypatch.setattr(_trt_session, "gpus", lambda: (Gpu("GPU", 90),))
+    for module in (_trt_session, _trt_plan):
+        monkeypatch.setattr(module, "gpus", lambda: (Gpu("GPU", 90),))
     monkeypatch.setattr(Flavour, "load", lambda _self: library(held.engine, held.said))
     return held
 
