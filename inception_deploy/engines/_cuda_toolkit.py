@@ -26,15 +26,17 @@ _FROM_WHEELS = ("cuda.h", "crt/host_defines.h", "nv/target")
 """A file of each wheel whose headers are included: nvidia-cuda-runtime, -crt and -cccl."""
 
 
-def find_headers(cuda: str) -> Path | None:
+def find_headers(cuda: str | None) -> Path | None:
     """The folder whose `include` holds CUDA's headers; None where there is none.
 
     It is the one that PyTorch finds (`_find_cuda_home` of torch/utils/cpp_extension.py), or that of
     NVIDIA's wheels where they are complete.
 
     Args:
-        cuda: version that PyTorch was built for, e.g. "13.0".
+        cuda: version that PyTorch was built for, e.g. "13.0"; None for GPUs of another maker.
     """
+    if cuda is None:
+        return None
     nvcc = shutil.which("nvcc")
     named = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
     home = Path(named) if named else Path(nvcc).parents[1] if nvcc else Path("/usr/local/cuda")
@@ -48,8 +50,10 @@ def find_headers(cuda: str) -> Path | None:
     return None
 
 
-def remedy(cuda: str) -> str:
+def remedy(cuda: str | None) -> str:
     """The command that adds the headers."""
+    if cuda is None:
+        return "pip install torch (the build for CUDA; this one is for other GPUs)"
     major, _, minor = cuda.partition(".")
     if int(major) < 13:  # the wheels of CUDA 12 have a folder each
         return "apt-get install cuda-toolkit (or name its folder in the variable CUDA_HOME)"

@@ -72,6 +72,12 @@ def test_no_wheels_at_all(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
     assert find_headers("13.0") is None
 
 
+def test_a_pytorch_for_other_gpus(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("CUDA_HOME", str(headers(tmp_path, "cuda.h")))
+    assert find_headers(None) is None
+    assert "the build for CUDA" in remedy(None)
+
+
 def test_the_remedy_is_of_the_version() -> None:
     assert remedy("13.0").startswith(
         "pip install 'nvidia-cuda-crt~=13.0.0' 'nvidia-cuda-cccl~=13.0.0'"
