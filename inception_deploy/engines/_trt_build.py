@@ -190,7 +190,7 @@ class _Build:
         for flag, wanted in (
             (flags.TF32, options.tf32),
             (flags.VERSION_COMPATIBLE, options.version_compatible),
-            # or the engine would hold one: code, which no session here runs from an engine
+            # or the engine would hold that runtime: native code, which is never run from an engine
             (flags.EXCLUDE_LEAN_RUNTIME, options.version_compatible),
             (flags.STRIP_PLAN, options.stripped),
             (flags.REFIT_IDENTICAL, options.stripped),
