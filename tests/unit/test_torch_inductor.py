@@ -319,20 +319,21 @@ def test_facts_are_read_back() -> None:
     assert Package.read(archive(kernels), Path("a.pt2")) == FACTS
 
 
-@pytest.mark.parametrize(
-    "content",
-    [
-        b"",
-        b"no archive",
-        archive({}),
-        archive({"w_metadata.json": {}}),
-        archive({"w_metadata.json": [1]}),
-        archive({"w_metadata.json": {KEY: "{"}}),
-        archive({"w_metadata.json": {KEY: json.dumps({"place": {"isa": []}})}}),
-        archive({"w_metadata.json": {KEY: json.dumps({"place": 3})}}),
-    ],
-)
-def test_what_is_no_package_is_bad_input(content: bytes, tmp_path: Path) -> None:
+NO_PACKAGES: dict[str, bytes] = {
+    "empty": b"",
+    "no archive": b"no archive",
+    "no files": archive({}),
+    "no facts": archive({"w_metadata.json": {}}),
+    "facts that are a list": archive({"w_metadata.json": [1]}),
+    "facts cut off": archive({"w_metadata.json": {KEY: "{"}}),
+    "facts incomplete": archive({"w_metadata.json": {KEY: json.dumps({"place": {"isa": []}})}}),
+    "a place that is a number": archive({"w_metadata.json": {KEY: json.dumps({"place": 3})}}),
+}
+
+
+@pytest.mark.parametrize("kind", NO_PACKAGES)  # an archive's bytes hold the time of day
+def test_what_is_no_package_is_bad_input(kind: str, tmp_path: Path) -> None:
+    content = NO_PACKAGES[kind]
     path = tmp_path / "model.pt2"
     path.write_bytes(content)
     digest = hashlib.sha256(content).hexdigest()
