@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from first_choices import first_choices
 from small_graphs import noise
 from small_networks import exported
 from trt_builds import lowered
@@ -53,6 +54,16 @@ def test_the_engine_agrees_with_pytorch(
         told = session.executed_precisions() or {}
     assert np.abs(outputs - golden.outputs).max() <= lowering.bound * golden.scale
     assert RAN[precision] in told.values()
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_fp16_changes_the_choice_of_near_ties_alone(
+    engine: Engine, network: str, tmp_path: Path
+) -> None:
+    with deployed(engine, lowered(network, "fp16").model, tmp_path) as session:
+        found = first_choices(network, session.run)
+    assert found.changed == 0
+    assert found.clear > 45
 
 
 def test_a_replayed_graph_gives_the_same_bits(engine: Engine, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from first_choices import first_choices
 from small_graphs import build
 from small_networks import golden_of, images, small_network
 
@@ -45,6 +46,13 @@ def test_the_package_agrees_with_pytorch_on_the_cpu(precision: str, tmp_path: Pa
         outputs = session.run(golden.inputs)
         assert session.device == "CUDA"
     assert np.abs(outputs - golden.outputs).max() <= BOUNDS[precision] * golden.scale
+
+
+def test_fp16_changes_the_choice_of_near_ties_alone(tmp_path: Path) -> None:
+    with deployed(tmp_path, "fp16") as session:
+        found = first_choices("googlenet", session.run)
+    assert found.changed == 0
+    assert found.clear > 45
 
 
 def test_a_replayed_graph_gives_the_bits_of_the_kernels_alone(tmp_path: Path) -> None:
