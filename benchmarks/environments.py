@@ -22,6 +22,7 @@ from xml.etree import ElementTree
 
 import click
 
+from benchmarks.trt_api import version_order
 from inception_deploy.bundle import write_json
 from inception_deploy.machine import describe, library_versions
 
@@ -72,17 +73,13 @@ def environments_table(results: Mapping[str, Any]) -> str:
         f"| environment | Python | {' | '.join(SHOWN)} | passed | failed |",
         f"|---|---|{'---|' * len(SHOWN)}---:|---:|",
     ]
-    for row in sorted(results["rows"], key=lambda row: _order(row["versions"]["torch"])):
+    for row in sorted(results["rows"], key=lambda row: version_order(row["versions"]["torch"])):
         versions = " | ".join(row["versions"].get(name, "–").partition("+")[0] for name in SHOWN)
         python = ".".join(row["machine"]["python"].split(".")[:2])
         lines.append(
             f"| {row['name']} | {python} | {versions} | {row['passed']:,} | {row['failed']} |"
         )
     return "\n".join(lines) + "\n"
-
-
-def _order(version: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in version.partition("+")[0].split("."))
 
 
 if __name__ == "__main__":

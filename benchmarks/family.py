@@ -159,6 +159,14 @@ def choices(
     predict: Predictor, graph: bytes | Path, batches: Iterable[LabelledBatch], margin: float
 ) -> Choices:
     """First choices of a reference and of `graph` on ONNX Runtime, which optimises as it likes."""
+    with ENGINES.get("onnxruntime").session(graph) as session:
+        return choices_of(predict, session.run, batches, margin)
+
+
+def choices_of(
+    predict: Predictor, run: Predictor, batches: Iterable[LabelledBatch], margin: float
+) -> Choices:
+    """First choices of a reference and of whatever `run` runs."""
     chosen: list[int] = []
 
     def reference(inputs: FloatArray) -> NDArray[Any]:
@@ -166,10 +174,7 @@ def choices(
         chosen.extend(outputs.argmax(1).tolist())
         return outputs
 
-    with ENGINES.get("onnxruntime").session(graph) as session:
-        report: ParityReport = compare(
-            reference, session.run, batches, head="logits", near_tie_margin=margin
-        )
+    report: ParityReport = compare(reference, run, batches, head="logits", near_tie_margin=margin)
     near, agreement = report.near_ties, report.top1_agreement
     assert near is not None
     assert agreement is not None

@@ -31,7 +31,7 @@ from typing import Any
 
 from inception_deploy.bundle import write_json
 
-__all__ = ["CONTROL", "RESULTS", "Call", "described", "takes", "used"]
+__all__ = ["CONTROL", "RESULTS", "Call", "described", "takes", "used", "version_order"]
 
 RESULTS = Path(__file__).parent / "results" / "trt_api.json"
 ENGINES = Path(__file__).parents[1] / "inception_deploy" / "engines"
@@ -106,11 +106,9 @@ def used(files: Mapping[str, str] | None = None) -> dict[str, set[Call]]:
     found: dict[str, set[Call]] = {}
     for part, source in files.items():
         names = {**{name: name for name in _ENUMERATIONS}, **OBJECTS[part]}
-        tree = ast.parse(source)
-        for node in ast.walk(tree):
+        for node in ast.walk(ast.parse(source)):
             if isinstance(node, ast.Attribute) and (member := _member(node, names)) is not None:
                 found.setdefault(member, set())
-        for node in ast.walk(tree):
             for member, call in _calls(node, names):
                 found.setdefault(member, set()).add(call)
     return found
@@ -220,13 +218,14 @@ def main(wheels: Iterable[Path]) -> None:
     results = {
         "command": "python -m benchmarks.trt_api WHEEL...",
         "control": list(CONTROL),
-        "versions": dict(sorted(versions.items(), key=lambda item: _order(item[0]))),
+        "versions": dict(sorted(versions.items(), key=lambda item: version_order(item[0]))),
     }
     write_json(RESULTS, results)
 
 
-def _order(version: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in version.split(".") if part.isdecimal())
+def version_order(version: str) -> tuple[int, ...]:
+    """The numbers of a version, for sorting."""
+    return tuple(int(part) for part in version.partition("+")[0].split(".") if part.isdecimal())
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from typing import Any
 import onnx
 
 from inception_deploy.build_options import BatchProfile, BuildOptions
-from inception_deploy.engines._trt_library import Flavour, driver_problem, logger
+from inception_deploy.engines._trt_library import ERRORS, Flavour, driver_problem, logger
 from inception_deploy.engines._trt_refusals import require_parsable
 from inception_deploy.errors import BadInput, MissingDependency, StageError
 from inception_deploy.progress import Progress
@@ -27,7 +27,6 @@ from inception_deploy.progress import Progress
 __all__ = ["Built", "build", "check_options"]
 
 _MIB = 1 << 20
-_BAD = ("INTERNAL_ERROR", "ERROR")
 
 
 @dataclass(frozen=True)
@@ -138,7 +137,7 @@ class _Build:
         self.cancelled = threading.Event()
 
     def heard(self, severity: str, text: str) -> None:
-        if severity in _BAD:
+        if severity in ERRORS:
             self.errors.append(" ".join(text.split()))
         elif severity == "WARNING":
             self.warnings.append(" ".join(text.split()))

@@ -11,7 +11,17 @@ from typing import Any
 
 from inception_deploy.errors import MissingDependency
 
-__all__ = ["RTX", "TENSORRT", "Flavour", "Gpu", "driver_problem", "gpus", "logger"]
+__all__ = [
+    "ERRORS",
+    "RTX",
+    "TENSORRT",
+    "Flavour",
+    "Gpu",
+    "driver_problem",
+    "gpus",
+    "listening",
+    "logger",
+]
 
 _MAJOR, _MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_*, cuda.h
 _NO_DRIVER = "no NVIDIA driver on this machine"
@@ -109,6 +119,21 @@ def gpus() -> tuple[Gpu, ...]:
 def driver_problem() -> str | None:
     """Why nothing runs on a GPU here; None where a driver shows one."""
     return _found()[1]
+
+
+ERRORS = ("INTERNAL_ERROR", "ERROR")
+"""Severities of what went wrong."""
+
+
+def listening(library: Any) -> tuple[Any, list[str]]:
+    """A logger, and the errors that it hears."""
+    errors: list[str] = []
+
+    def heard(severity: str, text: str) -> None:
+        if severity in ERRORS:
+            errors.append(text)
+
+    return logger(library, heard), errors
 
 
 def logger(library: Any, listener: Callable[[str, str], None]) -> Any:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from inception_deploy.engines._trt_library import Flavour, gpus, logger
+from inception_deploy.engines._trt_library import Flavour, gpus, listening
 from inception_deploy.errors import StageError
 
 __all__ = ["LEAN", "explained", "put_back", "taken"]
@@ -43,27 +43,21 @@ def taken(flavour: Flavour, library: Any, plan: bytes) -> tuple[Any, Any]:
     Raises:
         StageError: the plan is of another version, for another GPU, or damaged.
     """
-    messages: list[str] = []
-
-    def heard(severity: str, text: str) -> None:
-        if severity in ("INTERNAL_ERROR", "ERROR"):
-            messages.append(text)
-
-    runtime = library.Runtime(logger(library, heard))
+    ears, errors = listening(library)
+    runtime = library.Runtime(ears)
     runtime.engine_host_code_allowed = False
     engine = runtime.deserialize_cuda_engine(plan)
     if engine is not None:
         return runtime, engine
-    said = explained(flavour, library.__version__, messages, [gpu.sm for gpu in gpus()])
-    path = None if flavour.ahead or _VERSION not in said else _lean_runtime()
+    said = explained(flavour, library.__version__, errors, [gpu.sm for gpu in gpus()])
+    path = None if flavour.ahead or _cause(errors) != _VERSION else _lean_runtime()
     if path is not None:
-        messages.clear()
+        errors.clear()
         lean = runtime.load_runtime(str(path))
         engine = None if lean is None else lean.deserialize_cuda_engine(plan)
         if engine is not None:
             return (lean, runtime), engine
-        last = " ".join(messages[-1].split())[:200] if messages else "no reason given"
-        said = f"{said}; nor does the lean runtime {path.name} load it: {last}"
+        said = f"{said}; nor does the lean runtime {path.name} load it: {_last(errors)}"
     raise StageError(said)
 
 
@@ -76,32 +70,38 @@ def put_back(library: Any, engine: Any, weights: Path) -> None:
     Raises:
         StageError: these are not its weights.
     """
-    messages: list[str] = []
-    ears = logger(library, lambda _severity, text: messages.append(" ".join(text.split())[:200]))
+    ears, errors = listening(library)
     refitter = library.Refitter(engine, ears)
     parser = library.OnnxParserRefitter(refitter, ears)
     if not (parser.refit_from_file(str(weights)) and refitter.refit_cuda_engine()):
-        said = messages[-1] if messages else "no reason given"
         raise StageError(
-            f"{weights} does not hold the weights of this engine: {said}; export it again"
+            f"{weights} does not hold the weights of this engine: {_last(errors)}; export it again"
         )
 
 
-def explained(flavour: Flavour, version: str, messages: Sequence[str], here: Sequence[int]) -> str:
+def explained(flavour: Flavour, version: str, errors: Sequence[str], here: Sequence[int]) -> str:
     """One line for a plan that the library did not take, from what it logged.
 
     Args:
         here: compute capabilities of the GPUs of this machine, times ten.
     """
-    text = " ".join(messages)
-    cause = next((said for pattern, said in _CAUSES if re.search(pattern, text)), None)
+    cause = _cause(errors)
     if cause is None:
-        last = " ".join(messages[-1].split())[:200] if messages else "no reason given"
-        return f"{flavour.title} {version} does not load the engine: {last}; export it again"
+        said = _last(errors)
+        return f"{flavour.title} {version} does not load the engine: {said}; export it again"
     if cause.startswith("there is"):
         return f"{flavour.title} cannot load the engine: {cause}"
     sms = ", ".join(f"SM{sm}" for sm in here) or "no GPU"
     return f"the engine {cause} (here: {flavour.title} {version}, {sms}); export it again here"
+
+
+def _cause(errors: Sequence[str]) -> str | None:
+    text = " ".join(errors)
+    return next((said for pattern, said in _CAUSES if re.search(pattern, text)), None)
+
+
+def _last(errors: Sequence[str]) -> str:
+    return " ".join(errors[-1].split())[:200] if errors else "no reason given"
 
 
 def _lean_runtime() -> Path | None:

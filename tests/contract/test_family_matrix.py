@@ -13,9 +13,10 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
+from first_choices import Batch
 
 from benchmarks.family import BOUND, CLEAR, IMAGES, Choices, centre_classifier, choices
-from inception_deploy.artifact import Artifact, FloatArray
+from inception_deploy.artifact import Artifact
 from inception_deploy.calibrate import observe
 from inception_deploy.engines import ENGINES
 from inception_deploy.export import export
@@ -38,12 +39,6 @@ GOLDEN, SEEN = 2, 8
 
 BLOCK_NOISE = 1e-5
 """Of the largest value of a block: ten times less than is promised."""
-
-
-@dataclass(frozen=True)
-class Batch:
-    inputs: FloatArray
-    labels: None = None
 
 
 @dataclass(frozen=True)
